@@ -1,0 +1,207 @@
+"""The command `twostage`. Every command imports what it needs when it runs, so that help and mistakes answer at once."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from twostage.errors import TwoStageError, refuse
+
+app = typer.Typer(
+    help="Image tokenizers whose codebook does not collapse, and generators over their frozen codes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train a stage; the same command again goes on where it stopped.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure a tokenizer's reconstructions or a pipeline's samples.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(data_app, name="data")
+
+Config = Annotated[Path, typer.Argument(help="a YAML config, e.g. configs/fashion_mnist/tokenizer_cvq.yaml")]
+Run = Annotated[Path | None, typer.Option("--output", help="run folder; default runs/<folder>/<name of the config>")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.steps=100; may be repeated")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check the config, print it resolved, and stop")]
+Data = Annotated[str | None, typer.Option("--data", help="folder of the data, in place of the config's data.root")]
+Network = Annotated[
+    str | None, typer.Option("--network", help="FILE.py:FACTORY of a feature network, in place of Inception")
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="denoising steps (latent diffusion; default 200)")]
+Guidance = Annotated[float, typer.Option("--guidance-scale", help="1 means no guidance")]
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option("--output", help="folder to write")] = Path("runs/quickstart"),
+) -> None:
+    """Train, sample and measure everything once, small, on the embedded data set, in minutes on a CPU."""
+    from pipelines.quickstart import run
+
+    report = run(output)
+    typer.echo(f"done: open {report}")
+
+
+@train_app.command("tokenizer")
+def train_tokenizer(
+    config: Config, output: Run = None, set_: Set = None, data: Data = None, dry_run: DryRun = False
+) -> None:
+    """Stage one: an image tokenizer."""
+    from pipelines import train
+    from stage1_tokenizer.config import TokenizerConfig
+
+    checked = train.read_config(TokenizerConfig, config, set_ or [], data)
+    _train(train.train_tokenizer, checked, config, output, dry_run)
+
+
+@train_app.command("ldm")
+def train_ldm(config: Config, output: Run = None, set_: Set = None, dry_run: DryRun = False) -> None:
+    """Stage two: latent diffusion over frozen codes."""
+    from pipelines import train
+    from stage2_ldm.config import LDMConfig
+
+    _train(train.train_ldm, train.read_config(LDMConfig, config, set_ or []), config, output, dry_run)
+
+
+@train_app.command("transformer")
+def train_transformer(config: Config, output: Run = None, set_: Set = None, dry_run: DryRun = False) -> None:
+    """Stage two: an autoregressive transformer over frozen codes."""
+    from pipelines import train
+    from stage2_transformer.config import TransformerConfig
+
+    _train(train.train_transformer, train.read_config(TransformerConfig, config, set_ or []), config, output, dry_run)
+
+
+def _train(command: Any, checked: Any, config: Path, output: Path | None, dry_run: bool) -> None:
+    if dry_run:
+        from pipelines.train import describe
+
+        typer.echo(describe(checked), nl=False)
+        return
+    run = output or Path("runs") / config.resolve().parent.name / config.stem
+    command(checked, run)
+    typer.echo(f"done: {run}")
+
+
+@app.command()
+def encode(
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="run folder of a tokenizer")],
+    output: Annotated[Path, typer.Option("--output", help="codes folder to write")],
+    data: Data = None,
+    split: Annotated[str, typer.Option("--split", help="train or test")] = "train",
+    latents: Annotated[bool, typer.Option("--latents", help="also keep the encoder's output, as float16")] = False,
+) -> None:
+    """Freeze a data set's codes: one pass of a tokenizer, to disk."""
+    if split not in ("train", "test"):
+        raise refuse("--split", split, "train or test")
+    from pipelines.runs import data_of, load_tokenizer, with_root
+    from stage1_tokenizer.encode import encode as encode_dataset
+
+    source = with_root(data_of(tokenizer), data)
+    manifest = encode_dataset(load_tokenizer(tokenizer), source, output, split=split, latents=latents)  # type: ignore[arg-type]
+    typer.echo(f"done: {manifest.count} images in {output}")
+
+
+@app.command()
+def sample(
+    pipeline: Annotated[Path, typer.Argument(help="run folder of a prior, or a saved pipeline")],
+    output: Annotated[Path, typer.Option("--output", help="folder for the images and a grid of them")],
+    class_label: Annotated[
+        list[str] | None, typer.Option("--class-label", help="id or name; may be repeated; default: every class")
+    ] = None,
+    num_images: Annotated[int, typer.Option("--num-images", help="images per label")] = 8,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    steps: Steps = None,
+    guidance_scale: Guidance = 1.0,
+) -> None:
+    """Draw images from a trained prior."""
+    from pipelines.runs import load_pipeline
+    from pipelines.sample import sample_to_folder
+
+    options = {"guidance_scale": guidance_scale, **({} if steps is None else {"num_inference_steps": steps})}
+    labels = [int(label) if label.lstrip("-").isdigit() else label for label in class_label or []]
+    sample_to_folder(load_pipeline(pipeline), output, labels, num_images, seed, **options)
+    typer.echo(f"done: {output}")
+
+
+@evaluate_app.command("reconstruction")
+def evaluate_reconstruction(
+    tokenizer: Annotated[Path, typer.Argument(help="run folder of a tokenizer")],
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file; default metrics.json in the run")] = None,
+    data: Data = None,
+    split: Annotated[str, typer.Option("--split", help="train or test")] = "test",
+    network: Network = None,
+) -> None:
+    """L1, PSNR, SSIM, LPIPS, rFID, usage and perplexity."""
+    from pipelines.evaluate import evaluate_reconstruction as evaluate
+    from pipelines.runs import data_of, load_tokenizer, with_root
+    from twostage.data import DATASETS
+    from twostage.metrics.features import load_network
+
+    dataset = DATASETS.build(with_root(data_of(tokenizer), data), split=split)
+    _report(evaluate(load_tokenizer(tokenizer), dataset, load_network(network)), output or tokenizer / "metrics.json")
+
+
+@evaluate_app.command("generation")
+def evaluate_generation(
+    pipeline: Annotated[Path, typer.Argument(help="run folder of a prior, or a saved pipeline")],
+    num_images: Annotated[int, typer.Option("--num-images")] = 10_000,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file; default metrics.json in the run")] = None,
+    data: Data = None,
+    split: Annotated[str, typer.Option("--split", help="split of the reference images: train or test")] = "test",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    steps: Steps = None,
+    guidance_scale: Guidance = 1.0,
+    network: Network = None,
+) -> None:
+    """FID, KID, IS, precision and recall of samples against real images."""
+    from pipelines.evaluate import evaluate_generation as evaluate
+    from pipelines.runs import data_of, load_pipeline, with_root
+    from twostage.data import DATASETS
+    from twostage.metrics.features import load_network
+
+    dataset = DATASETS.build(with_root(data_of(pipeline), data), split=split)
+    options = {"guidance_scale": guidance_scale, **({} if steps is None else {"num_inference_steps": steps})}
+    rows = evaluate(
+        load_pipeline(pipeline), dataset, load_network(network), num_images=num_images, seed=seed, **options
+    )
+    _report({"reference_split": split, **rows}, output or pipeline / "metrics.json")
+
+
+def _report(rows: dict[str, Any], path: Path) -> None:
+    from twostage.files import write_json
+
+    write_json(path, rows)
+    for name, value in rows.items():
+        typer.echo(f"{name:>18}  {value:.4f}" if isinstance(value, float) else f"{name:>18}  {value}")
+    typer.echo(f"done: {path}")
+
+
+@data_app.command("check")
+def data_check(path: Annotated[Path, typer.Argument(help="a folder of images or of idx files")]) -> None:
+    """What lies there: splits, classes, sizes, corrupt files. Exit status 2 when a file is corrupt."""
+    from twostage.data.check import check_dataset
+
+    report = check_dataset(path)
+    typer.echo(report.describe())
+    if report.corrupt:
+        raise TwoStageError(f"{path}: {report.corrupt} corrupt files, named above")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    try:
+        app()
+    except TwoStageError as error:
+        print(f"twostage: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""`twostage evaluate`: how well a tokenizer reconstructs, how well a pipeline generates."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipelines.sample import sample_images
+from stage1_tokenizer.tokenizer import VQTokenizer
+from twostage.data.images import ImageDataset, to_uint8
+from twostage.data.loader import ordered_batches
+from twostage.metrics.codebook import CodebookMetrics
+from twostage.metrics.features import FeatureNetwork
+from twostage.metrics.generation import Rows, feature_distance, generation_metrics
+from twostage.metrics.reconstruction import MEASURES, ReconstructionMetrics, lpips_distance
+from twostage.metrics.weights import Missing
+
+
+@torch.no_grad()
+def evaluate_reconstruction(
+    tokenizer: VQTokenizer, dataset: ImageDataset, network: FeatureNetwork | Missing, *, batch_size: int = 256
+) -> Rows:
+    """L1, PSNR, SSIM, LPIPS, the distance of features, usage and perplexity over a data set.
+
+    L1, PSNR and SSIM are means over images, of images in [0, 1]; nothing is rounded or compressed in between,
+    except for the feature distance, which sees 8-bit images.
+    """
+    lpips = lpips_distance(device=str(tokenizer.device))
+    measures = MEASURES if isinstance(lpips, Missing) else {**MEASURES, "LPIPS": lpips}
+    metrics = ReconstructionMetrics(measures)
+    codebook = CodebookMetrics(tokenizer.quantizer.codebook_size)
+    kept: list[Tensor] = []
+    for images in _images(dataset, batch_size, "reconstructing"):
+        encoded = tokenizer.encode(images.to(tokenizer.device))
+        reconstructions = tokenizer.decode(encoded.z_q).clamp(-1, 1).cpu()
+        metrics.update(images, reconstructions)
+        codebook.update(encoded.codes)
+        kept.append(to_uint8(reconstructions))
+    rows: Rows = {**metrics.compute(), **codebook.compute()}
+    if isinstance(lpips, Missing):
+        rows["LPIPS"] = str(lpips)
+    return {**rows, **feature_distance(dataset, torch.cat(kept), network)}
+
+
+def evaluate_generation(
+    pipeline: Any,
+    reference: ImageDataset,
+    network: FeatureNetwork | Missing,
+    *,
+    num_images: int,
+    seed: int = 0,
+    **options: Any,
+) -> Rows:
+    """FID, KID, IS, precision and recall of samples against a data set; classes take turns.
+
+    Args:
+        options: passed to the pipeline's call.
+    """
+    names = pipeline.config.id2label
+    labels = [i % len(names) if names else None for i in range(num_images)]
+    images = sample_images(pipeline, labels, seed=seed, **options)
+    return {**generation_metrics(reference, to_uint8(images), network), "seed": seed, **options}
+
+
+def _images(dataset: ImageDataset, batch_size: int, what: str) -> Iterator[Tensor]:
+    for batch in tqdm(ordered_batches(dataset, batch_size), desc=what, unit="batch", dynamic_ncols=True):
+        yield batch["images"]

@@ -1,0 +1,59 @@
+"""`twostage sample` and every other place that needs many samples: class by class, in batches, with progress."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipelines.requests import check_guidance, class_ids
+from twostage.data.loader import mix
+from twostage.pictures import image_grid, save_image, save_labelled_rows
+
+
+def sample_images(
+    pipeline: Any, labels: Sequence[int | str | None], *, seed: int, batch_size: int = 100, **options: Any
+) -> Tensor:
+    """One image per label, [n, c, H, W] in [-1, 1] on the CPU; image i depends on (seed, i, its label) alone.
+
+    Args:
+        options: passed to the pipeline's call (num_inference_steps, guidance_scale, temperature ...).
+    """
+    generators = [torch.Generator().manual_seed(mix(seed, i)) for i in range(len(labels))]
+    pipeline.set_progress_bar_config(desc="batch", leave=False, dynamic_ncols=True, disable=len(labels) < batch_size)
+    parts = []
+    with tqdm(total=len(labels), desc="sampling", unit="image", dynamic_ncols=True) as bar:
+        for first in range(0, len(labels), batch_size):
+            part = slice(first, first + batch_size)
+            images = pipeline(list(labels[part]), generator=generators[part], output_type="pt", **options).images
+            parts.append(images * 2 - 1)
+            bar.update(len(images))
+    return torch.cat(parts)
+
+
+def class_grid(pipeline: Any, path: Path, *, columns: int, seed: int, **options: Any) -> Tensor:
+    """Draw `columns` images of every class, save them as one labelled row per class, return [N * columns, c, H, W]."""
+    names = list(pipeline.config.id2label.values())
+    images = sample_images(pipeline, [i for i in range(len(names)) for _ in range(columns)], seed=seed, **options)
+    save_labelled_rows(images, names, path)
+    return images
+
+
+def sample_to_folder(
+    pipeline: Any, folder: Path, labels: Sequence[int | str], num_images: int, seed: int, **options: Any
+) -> None:
+    """Write `num_images` PNG files per label (every class, if none is given) and `grid.png`.
+
+    Raises:
+        TwoStageError: a label or an option that the pipeline does not allow; nothing is written then.
+    """
+    names = pipeline.config.id2label
+    wanted = class_ids(list(labels) or (list(range(len(names))) if names else None), num_images, names)
+    check_guidance(options.get("guidance_scale", 1.0), names)
+    images = sample_images(pipeline, wanted, seed=seed, **options)
+    for i, (label, image) in enumerate(zip(wanted, images)):
+        name = f"{i:05d}.png" if label is None else f"class{label:03d}_{i % num_images:05d}.png"
+        save_image(image_grid(image[None], 1, scale=1), folder / name)
+    save_image(image_grid(images, num_images), folder / "grid.png")

@@ -1,0 +1,170 @@
+"""CVQ: "Online Clustered Codebook" (Zheng and Vedaldi, ICCV 2023).
+
+Codes that win few features are moved towards anchors, features sampled from the batch. With n_k the features that
+code k wins among the M of this batch:
+
+    N_k  <- gamma N_k + (1 - gamma) n_k / M                                                        (Eq. 4)
+    a_k   = exp(-N_k K 10 / (1 - gamma) - eps)                                                     (Eq. 5)
+    c_k  <- (1 - a_k) c_k + a_k anchor_k                                                           (Eq. 6)
+
+The loss is VQ's, plus a contrastive term per code: -log softmax of its nearest features against its farther ones.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stage1_tokenizer.quantizers.base import FlatOutput, Quantizer, codebook_metrics, uniform_codebook
+from stage1_tokenizer.quantizers.nearest import WORKSPACE, Distance, nearest, similarity
+from stage1_tokenizer.quantizers.straight_through import straight_through
+from twostage.config import Count, Fraction, NonNegative, Positive
+from twostage.training.distributed import broadcast, gather_rows
+
+Anchor = Literal["random", "unique", "closest", "probability"]
+
+EPSILON = 1e-3
+"""eps of Eq. 5: even a code that was never used keeps a thousandth of itself."""
+
+NEGLIGIBLE = 1e-12
+"""A code whose a_k of Eq. 5 is below this would not change in float32; it is given no anchor."""
+
+CONTRASTIVE_WORK = 2**20
+"""Code-feature pairs up to which the contrastive term sees every feature; above, a random sample of them."""
+
+
+class CVQ(Quantizer):
+    """The online clustered codebook. The defaults are the paper's main setting (Tab. 3, row E).
+
+    Args:
+        codebook_size: K; the codes start at U(-1/K, 1/K).
+        dim: d.
+        distance: decides the lookup, the anchors and the contrastive term; vectors and losses use raw features.
+        anchor: how the feature is chosen that a little-used code moves to: `random` (drawn with replacement),
+            `unique` (each feature once, as long as there are as many as codes), `closest` (the nearest to the code),
+            `probability` (drawn with p_i proportional to exp(-D_ik), D the squared l2 or the cosine distance).
+        update: `online` applies Eq. 6 at every training step, `offline` at the first only.
+        contrastive_weight: 0 leaves the contrastive term out.
+        temperature: of the contrastive term.
+        decay: gamma of Eq. 4.
+        commitment_weight: beta of the commitment loss.
+    """
+
+    PRESETS = {"official": {"distance": "cosine", "anchor": "closest", "contrastive_weight": 0.0}}
+
+    average_usage: Tensor
+    updates: Tensor
+
+    def __init__(
+        self,
+        codebook_size: Count,
+        dim: Count,
+        *,
+        distance: Distance = "cosine",
+        anchor: Anchor = "probability",
+        update: Literal["online", "offline"] = "online",
+        contrastive_weight: NonNegative = 1.0,
+        temperature: Positive = 0.07,
+        decay: Fraction = 0.99,
+        commitment_weight: NonNegative = 0.25,
+    ) -> None:
+        super().__init__(codebook_size, dim)
+        self.distance: Distance = distance
+        self.anchor: Anchor = anchor
+        self.update = update
+        self.contrastive_weight, self.temperature = contrastive_weight, temperature
+        self.decay, self.commitment_weight = decay, commitment_weight
+        self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
+        self.register_buffer("average_usage", torch.zeros(codebook_size))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def assign(self, features: Tensor) -> Tensor:
+        return nearest(features, self.codebook, self.distance)
+
+    def quantize(self, features: Tensor) -> FlatOutput:
+        codes = self.assign(features)
+        vectors = F.embedding(codes, self.codebook)
+        commitment = F.mse_loss(features, vectors.detach())
+        codebook = F.mse_loss(vectors, features.detach())
+        loss = self.commitment_weight * commitment + codebook
+        metrics = {"commitment": commitment.detach(), **codebook_metrics(codes, self.codebook_size)}
+        if self.training:
+            everyone = gather_rows(features.detach())
+            if self.contrastive_weight > 0:
+                contrastive = self.contrastive_loss(everyone)
+                loss = loss + self.contrastive_weight * contrastive
+                metrics["contrastive"] = contrastive.detach()
+            self.cluster(everyone, gather_rows(codes))
+        z_q = straight_through(features, vectors) if self.training else vectors
+        return FlatOutput(z_q=z_q, codes=codes, loss=loss, metrics=metrics)
+
+    @torch.no_grad()
+    def cluster(self, features: Tensor, codes: Tensor) -> None:
+        """Eq. 4-6 for one batch: features [M, d] and their codes [M], of all processes."""
+        share = torch.bincount(codes, minlength=self.codebook_size).to(self.average_usage) / len(codes)
+        self.average_usage.mul_(self.decay).add_(share, alpha=1 - self.decay)
+        if self.update == "online" or self.updates == 0:
+            alpha = torch.exp(-self.average_usage * self.codebook_size * 10 / (1 - self.decay) - EPSILON)
+            starved = torch.nonzero(alpha > NEGLIGIBLE).squeeze(1)
+            if len(starved):
+                anchors = features[self.anchors(self.codebook[starved], features)]
+                weight = alpha[starved, None].to(self.codebook)
+                self.codebook[starved] = (1 - weight) * self.codebook[starved] + weight * anchors.to(self.codebook)
+        self.updates += 1
+
+    def anchors(self, codes: Tensor, features: Tensor) -> Tensor:
+        """For each of these codes, [n, d], the index of a feature of [M, d] to move to: int64 [n] in 0..M-1."""
+        n, m = len(codes), len(features)
+        device = features.device
+        if self.anchor == "closest":
+            return nearest(codes, features, self.distance)
+        if self.anchor == "random":
+            return broadcast(torch.randint(m, (n,), device=device))
+        if self.anchor == "unique":
+            rounds = [torch.randperm(m, device=device) for _ in range(math.ceil(n / m))]
+            return broadcast(torch.cat(rounds)[:n])
+        drawn = broadcast(torch.rand(n, 1, device=device, dtype=features.dtype))
+        chunk = max(1, WORKSPACE // m)
+        return torch.cat(
+            [
+                _draw(similarity(part, features, self.distance), u)
+                for part, u in zip(codes.split(chunk), drawn.split(chunk))
+            ]
+        )
+
+    def contrastive_loss(self, features: Tensor) -> Tensor:
+        """Pull every code to its nearest features, away from its farther half; gradient to the codebook only.
+
+        Per code: positive = mean similarity of the nearest max(1, M // K) features, negatives = the farthest M // 2,
+        cross-entropy at the temperature, averaged over codes. Where M K exceeds `CONTRASTIVE_WORK` it is estimated
+        on a random sample of the features, the sum over negatives scaled to all of them.
+
+        Args:
+            features: [M, d], detached.
+        """
+        total, size = len(features), max(CONTRASTIVE_WORK // self.codebook_size, 256)
+        if total > size:
+            features = features[broadcast(torch.randperm(total, device=features.device)[:size])]
+        m = len(features)
+        # Eq. 6 moves the codebook in place before the backward pass, which must see it as it stood here.
+        near = similarity(self.codebook.clone(), features, self.distance)
+        positive = near.topk(max(1, m // self.codebook_size), dim=1).values.mean(1)
+        if m < 2:
+            return positive.sum() * 0
+        farther = near.detach() <= near.detach().kthvalue(m // 2, dim=1, keepdim=True).values
+        logits = (near / self.temperature).masked_fill(~farther, -torch.inf)
+        negative = logits.logsumexp(1) + math.log(total / m)
+        return F.softplus(negative - positive / self.temperature).mean()
+
+    def initialize_codebook(self, centroids: Tensor) -> None:
+        self.codebook.data.copy_(centroids)
+        self.average_usage.zero_()
+        self.updates.zero_()
+
+
+def _draw(near: Tensor, u: Tensor) -> Tensor:
+    """One index per row of [n, m] with probability softmax(row), by inverting its distribution at u, [n, 1]."""
+    mass = near.softmax(1).cumsum(1)
+    return torch.searchsorted(mass, u * mass[:, -1:]).squeeze(1).clamp_(max=near.shape[1] - 1)

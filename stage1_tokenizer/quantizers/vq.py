@@ -1,0 +1,56 @@
+"""VQ: "Neural Discrete Representation Learning" (van den Oord et al., 2017).
+
+    L = ||sg(z) - c||^2 + beta ||z - sg(c)||^2,   c the code nearest to z                          (Eq. 3)
+
+Both terms are means over features and dimensions. beta weighs the commitment term, the one that moves the encoder.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stage1_tokenizer.quantizers.base import FlatOutput, Quantizer, codebook_metrics, uniform_codebook
+from stage1_tokenizer.quantizers.nearest import Distance, nearest
+from stage1_tokenizer.quantizers.straight_through import straight_through
+from twostage.config import Count, NonNegative
+
+
+class VQ(Quantizer):
+    """A codebook moved by gradient only; codes that are never nearest never move.
+
+    Args:
+        codebook_size: K; the codes start at U(-1/K, 1/K).
+        dim: d.
+        distance: what "nearest" means. The vectors themselves are used as they are, of any norm.
+        commitment_weight: beta of Eq. 3.
+    """
+
+    def __init__(
+        self,
+        codebook_size: Count,
+        dim: Count,
+        *,
+        distance: Distance = "l2",
+        commitment_weight: NonNegative = 0.25,
+    ) -> None:
+        super().__init__(codebook_size, dim)
+        self.distance: Distance = distance
+        self.commitment_weight = commitment_weight
+        self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
+
+    def assign(self, features: Tensor) -> Tensor:
+        return nearest(features, self.codebook, self.distance)
+
+    def quantize(self, features: Tensor) -> FlatOutput:
+        codes = self.assign(features)
+        vectors = F.embedding(codes, self.codebook)
+        commitment = F.mse_loss(features, vectors.detach())
+        codebook = F.mse_loss(vectors, features.detach())
+        return FlatOutput(
+            z_q=straight_through(features, vectors) if self.training else vectors,
+            codes=codes,
+            loss=self.commitment_weight * commitment + codebook,
+            metrics={"commitment": commitment.detach(), **codebook_metrics(codes, self.codebook_size)},
+        )
+
+    def initialize_codebook(self, centroids: Tensor) -> None:
+        self.codebook.data.copy_(centroids)

@@ -1,0 +1,130 @@
+"""`twostage train tokenizer`: the loss of stage one, its warm start, and what the run leaves behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from stage1_tokenizer.config import TokenizerConfig, WarmStart
+from stage1_tokenizer.kmeans import kmeans
+from stage1_tokenizer.losses import data_variance, scaled_mse
+from stage1_tokenizer.report import save_pictures
+from stage1_tokenizer.tokenizer import VQTokenizer
+from twostage.data.images import ImageDataset
+from twostage.data.loader import Order, mix, training_batches
+from twostage.models import save_model
+from twostage.training.distributed import broadcast
+from twostage.training.loop import fit, make_accelerator
+from twostage.training.task import Progress, StepOutput, Task
+
+
+class TokenizerTask(Task):
+    """Reconstruct images through the codebook.
+
+        L = mse(x, x_hat) / var(x) + L_quantizer
+
+    With a warm start the first steps leave the quantiser out; then the codebook becomes the k-means centroids of
+    the encoder's features, and training goes on through it.
+
+    Args:
+        model: the tokenizer.
+        variance: of the data, in [-1, 1].
+        warm_start: how many steps without the quantiser.
+        sample_features: gives so many features [n, d] of the training data, as the encoder sees them now.
+        seed: decides the start of k-means.
+    """
+
+    model: VQTokenizer
+    variance: Tensor
+
+    def __init__(
+        self,
+        model: VQTokenizer,
+        variance: float,
+        warm_start: WarmStart | None = None,
+        sample_features: Callable[[VQTokenizer, int], Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model, self.seed = model, seed
+        self.warm_start, self.sample_features = warm_start, sample_features
+        self.quantized = True
+        self.register_buffer("variance", torch.tensor(variance))
+
+    def before_step(self, progress: Progress) -> None:
+        self.model.quantizer.set_progress(progress.step, progress.epoch)
+        if self.warm_start is None:
+            return
+        self.quantized = progress.step >= self.warm_start.steps
+        if progress.step == self.warm_start.steps:
+            self.start_codebook(self.warm_start.features)
+
+    def start_codebook(self, count: int) -> None:
+        """Set the codebook to the k-means centroids of `count` features."""
+        assert self.sample_features is not None
+        quantizer = self.model.quantizer
+        features = self.sample_features(self.model, count)
+        generator = torch.Generator(features.device).manual_seed(self.seed)
+        distance = getattr(quantizer, "distance", "l2")
+        quantizer.initialize_codebook(
+            broadcast(kmeans(features, quantizer.codebook_size, distance=distance, generator=generator))
+        )
+
+    def forward(self, batch: dict[str, Any]) -> StepOutput:
+        images = batch["images"]
+        z = self.model.encode_latents(images)
+        if not self.quantized:
+            loss = scaled_mse(images, self.model.decode(z), self.variance)
+            return StepOutput(loss=loss, metrics={"reconstruction": loss.detach()})
+        quantized = self.model.quantize(z)
+        reconstruction = scaled_mse(images, self.model.decode(quantized.z_q), self.variance)
+        return StepOutput(
+            loss=reconstruction + quantized.loss,
+            metrics={"reconstruction": reconstruction.detach(), **quantized.metrics},
+        )
+
+
+def train(config: TokenizerConfig, dataset: ImageDataset, run: Path) -> VQTokenizer:
+    """Train, or go on training, the tokenizer of `config` in the folder `run`; returns it, also saved there."""
+    torch.manual_seed(config.training.seed)
+    accelerator = make_accelerator(config.training)
+    model = VQTokenizer(**config.model_options(dataset.channels))
+    task = TokenizerTask(
+        model,
+        variance=data_variance(dataset),
+        warm_start=config.warm_start,
+        sample_features=FeatureSampler(dataset, accelerator, config.training.seed),
+        seed=config.training.seed,
+    )
+    tokenizer = fit(task, dataset, config.training, config.optimizer, run, accelerator)
+    assert isinstance(tokenizer, VQTokenizer)
+    if accelerator.is_main_process:
+        save_model(tokenizer, run / "tokenizer")
+        save_pictures(tokenizer, dataset, run)
+    return tokenizer
+
+
+class FeatureSampler:
+    """Features of a random part of the training data, the same on every process.
+
+    Calling it with a tokenizer and n gives [n, d], or fewer when the data set has fewer.
+    """
+
+    def __init__(self, dataset: ImageDataset, accelerator: Accelerator, seed: int) -> None:
+        self.dataset, self.device, self.seed = dataset, accelerator.device, seed
+
+    @torch.no_grad()
+    def __call__(self, tokenizer: VQTokenizer, count: int) -> Tensor:
+        per_image = tokenizer.latent_size**2
+        images = min(len(self.dataset), max(-(-count // per_image), count // 16))
+        order = Order(count=len(self.dataset), batch_size=min(images, 128), steps=-(-images // 128), seed=mix(self.seed, 1))
+        generator = torch.Generator().manual_seed(self.seed)
+        rows = []
+        for batch in training_batches(self.dataset, order, workers=0):
+            z = tokenizer.encode_latents(batch["images"].to(self.device)).movedim(1, -1).flatten(0, 2)
+            share = min(len(z), -(-count // order.steps))
+            rows.append(z[torch.randperm(len(z), generator=generator)[:share].to(z.device)].float())
+        return torch.cat(rows)[:count]

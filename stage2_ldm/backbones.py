@@ -1,0 +1,56 @@
+"""Denoising networks by name. The signature is the schema of the options; diffusers is imported when one is built."""
+
+from typing import TYPE_CHECKING
+
+from twostage.config import Count, Fraction
+from twostage.registry import Registry
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+BACKBONES = Registry(
+    "denoiser",
+    {"unet": "stage2_ldm.backbones:unet"},
+    provided=("latent_size", "latent_dim", "num_classes"),
+)
+
+
+def unet(
+    latent_size: Count,
+    latent_dim: Count,
+    num_classes: int | None,
+    *,
+    widths: list[Count],
+    layers: Count = 2,
+    attention: list[bool] | None = None,
+    head_dim: Count = 32,
+    norm_groups: Count = 32,
+    dropout: Fraction = 0.0,
+) -> "UNet2DModel":
+    """The UNet of "High-Resolution Image Synthesis with Latent Diffusion Models" (2022), as diffusers builds it.
+
+    Args:
+        latent_size, latent_dim: h = w and d of the latents.
+        num_classes: N; the class embedding has N + 1 rows, the last for "no class". None: no class embedding.
+        widths: channels at each resolution, from the finest; every next resolution is half of it.
+        layers: residual blocks per resolution.
+        attention: whether each resolution has self-attention; by default all but the finest.
+        head_dim: channels of an attention head.
+        norm_groups: of group normalisation; must divide every width.
+    """
+    from diffusers import UNet2DModel
+
+    attends = attention or [False] + [True] * (len(widths) - 1)
+    return UNet2DModel(
+        sample_size=latent_size,
+        in_channels=latent_dim,
+        out_channels=latent_dim,
+        block_out_channels=tuple(widths),
+        layers_per_block=layers,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        attention_head_dim=head_dim,
+        norm_num_groups=norm_groups,
+        dropout=dropout,
+        num_class_embeds=None if num_classes is None else num_classes + 1,
+    )

@@ -1,0 +1,80 @@
+"""LatentDenoiser: the network of stage two, with the statistics of the latents it was trained on."""
+
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from stage2_ldm.backbones import BACKBONES
+from twostage.models import CheckedLoading
+
+
+class LatentDenoiser(CheckedLoading, ModelMixin, ConfigMixin):
+    """Predicts the noise (or what its objective asks for) in normalised latents, given a class.
+
+    The scale of the latents belongs here and is applied here only: `normalize` before noise is added, `denormalize`
+    before decoding.
+
+    Args:
+        backbone_config: `{name: ..., option: value}` of `BACKBONES`.
+        latent_size, latent_dim: h = w and d of the latents.
+        num_classes: N, or None for an unconditional model.
+        prediction_type: what `forward` returns, in diffusers' terms.
+        latents: `quantized` (looked up from codes) or `continuous` (before quantisation).
+        latent_mean, latent_std: per channel, measured over the training latents.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        backbone_config: dict[str, Any],
+        latent_size: int,
+        latent_dim: int,
+        num_classes: int | None,
+        prediction_type: str,
+        latents: str,
+        latent_mean: list[float],
+        latent_std: list[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = BACKBONES.build(
+            backbone_config, latent_size=latent_size, latent_dim=latent_dim, num_classes=num_classes
+        )
+
+    @property
+    def null_class(self) -> int:
+        """The class id that means "no class"."""
+        return self.config["num_classes"]
+
+    def forward(self, latents: Tensor, timesteps: Tensor, class_label: Tensor | None = None) -> Tensor:
+        """Denoise.
+
+        Args:
+            latents: noisy and normalised, [b, d, h, w].
+            timesteps: int64 [b] or a scalar.
+            class_label: int64 [b] in 0..N, N meaning "no class"; None means "no class" for all.
+
+        Returns:
+            [b, d, h, w], see `prediction_type`.
+        """
+        if self.config["num_classes"] is None:
+            return self.backbone(latents, timesteps, return_dict=False)[0]
+        if class_label is None:
+            class_label = torch.full((len(latents),), self.null_class, device=latents.device)
+        return self.backbone(latents, timesteps, class_labels=class_label, return_dict=False)[0]
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Latents [b, d, h, w] as the tokenizer has them -> mean 0, variance 1 per channel."""
+        return (latents - self._per_channel("latent_mean", latents)) / self._per_channel("latent_std", latents)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        return latents * self._per_channel("latent_std", latents) + self._per_channel("latent_mean", latents)
+
+    def _per_channel(self, name: str, like: Tensor) -> Tensor:
+        return torch.tensor(self.config[name], dtype=like.dtype, device=like.device)[:, None, None]
+
+
+LatentDenoiser.__module__ = "stage2_ldm"

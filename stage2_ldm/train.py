@@ -1,0 +1,121 @@
+"""`twostage train ldm`: the denoising loss over frozen codes, and the pipeline's parts that the run leaves behind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stage1_tokenizer.tokenizer import VQTokenizer
+from stage2_ldm.config import LDMConfig
+from stage2_ldm.denoiser import LatentDenoiser
+from stage2_ldm.objective import diffusion_loss
+from twostage.data.codes import FrozenCodes
+from twostage.errors import refuse
+from twostage.models import fingerprint
+from twostage.training.loop import fit, make_accelerator
+from twostage.training.task import StepOutput, Task
+
+STATISTICS = 10_000
+"""Images over which the latents' mean and standard deviation are measured (all, if there are fewer)."""
+
+
+LatentSource = Callable[[dict[str, Tensor]], Tensor]
+"""A batch of frozen codes -> latents [b, d, h, w], not normalised."""
+
+
+class LDMTask(Task):
+    """Denoise frozen latents, given their class.
+
+    Args:
+        model: the denoiser.
+        scheduler: diffusers' DDIMScheduler, for its noise schedule.
+        latents_of: where a batch's latents come from.
+        label_dropout: how often a label is replaced by "no class".
+    """
+
+    model: LatentDenoiser
+
+    def __init__(
+        self,
+        model: LatentDenoiser,
+        scheduler: Any,
+        latents_of: LatentSource,
+        label_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.model, self.scheduler = model, scheduler
+        self.latents_of, self.label_dropout = latents_of, label_dropout
+
+    def forward(self, batch: dict[str, Tensor]) -> StepOutput:
+        latents = self.latents_of(batch)
+        loss = diffusion_loss(self.model, self.scheduler, latents, batch["class_label"], self.label_dropout)
+        return StepOutput(loss=loss, metrics={})
+
+
+def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoiser:
+    """Train, or go on training, the denoiser of `config` in the folder `run`; returns its moving average.
+
+    Raises:
+        TwoStageError: the codes are another tokenizer's, or broken, or hold no continuous latents though asked for.
+    """
+    torch.manual_seed(config.training.seed)
+    accelerator = make_accelerator(config.training)
+    codes = FrozenCodes(config.codes, fingerprint(tokenizer))
+    tokenizer.to(accelerator.device).eval().requires_grad_(False)
+    latents_of = LATENTS[config.latents](codes, tokenizer)
+    statistics = latent_statistics(codes, latents_of, accelerator.device)
+    model = LatentDenoiser(
+        backbone_config=config.denoiser,
+        latent_size=codes.manifest.shape[-1],
+        latent_dim=tokenizer.quantizer.dim,
+        num_classes=len(codes.manifest.classes) if config.conditional else None,
+        prediction_type=config.diffusion.prediction_type,
+        latents=config.latents,
+        latent_mean=statistics.mean,
+        latent_std=statistics.std,
+    )
+    task = LDMTask(model, config.diffusion.scheduler(), latents_of, config.diffusion.label_dropout)
+    denoiser = fit(task, codes, config.training, config.optimizer, run, accelerator)
+    assert isinstance(denoiser, LatentDenoiser)
+    return denoiser
+
+
+def quantized_latents(codes: FrozenCodes, tokenizer: VQTokenizer) -> LatentSource:
+    """Latents are the vectors of the codes."""
+    return lambda batch: tokenizer.quantizer.decode(batch["codes"])
+
+
+def continuous_latents(codes: FrozenCodes, tokenizer: VQTokenizer) -> LatentSource:
+    """Latents are the encoder's output before quantisation, as kept on disk."""
+    if not codes.manifest.latents:
+        raise refuse("latents", "continuous", f"quantized; {codes.folder} was encoded without --latents")
+    return lambda batch: batch["latents"]
+
+
+LATENTS = {"quantized": quantized_latents, "continuous": continuous_latents}
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Mean and standard deviation of each latent channel."""
+
+    mean: list[float]
+    std: list[float]
+
+
+@torch.no_grad()
+def latent_statistics(codes: FrozenCodes, latents_of: LatentSource, device: torch.device) -> LatentStatistics:
+    """Mean and standard deviation per channel, over `STATISTICS` images evenly spaced through the codes."""
+    rows = torch.linspace(0, len(codes) - 1, min(STATISTICS, len(codes))).long()
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
+    for part in rows.split(256):
+        examples = [codes[i] for i in part.tolist()]
+        batch = {key: torch.stack([e[key] for e in examples]).to(device) for key in examples[0]}
+        latents = latents_of(batch).double().movedim(1, 0).flatten(1).cpu()
+        total, squares, count = total + latents.sum(1), squares + latents.square().sum(1), count + latents.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
+    return LatentStatistics(mean.tolist(), std.tolist())

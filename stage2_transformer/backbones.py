@@ -1,0 +1,58 @@
+"""Decoder-only transformers by name, from the transformers library, imported when one is built."""
+
+from typing import TYPE_CHECKING
+
+from twostage.config import Count, Fraction
+from twostage.registry import Registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BACKBONES = Registry(
+    "prior",
+    {"llama": "stage2_transformer.backbones:llama", "gpt2": "stage2_transformer.backbones:gpt2"},
+    provided=("vocabulary", "length"),
+)
+
+
+def gpt2(
+    vocabulary: Count, length: Count, *, layers: Count, heads: Count, width: Count, dropout: Fraction = 0.1
+) -> "PreTrainedModel":
+    """GPT-2: learned positions, as in "Taming Transformers" (2021). `length` tokens at most."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocabulary,
+            n_positions=length,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+            bos_token_id=None,
+            eos_token_id=None,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+def llama(vocabulary: Count, length: Count, *, layers: Count, heads: Count, width: Count) -> "PreTrainedModel":
+    """LLaMA: rotary positions, RMSNorm, SwiGLU, as in "LlamaGen" (2024). `length` tokens at most."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            max_position_embeddings=length,
+            hidden_size=width,
+            intermediate_size=-(-width * 8 // 3 // 32) * 32,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+            tie_word_embeddings=False,
+        )
+    )

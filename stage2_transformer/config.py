@@ -1,0 +1,23 @@
+"""The schema of an autoregressive prior's run."""
+
+from stage2_transformer.backbones import BACKBONES
+from twostage.config import Fraction, OptimizerConfig, Section, TrainingConfig, component
+
+
+class TransformerConfig(Section):
+    """`twostage train transformer`: which frozen codes, whose tokenizer, what network, how it is trained.
+
+    Attributes:
+        codes: a folder that `twostage encode` wrote.
+        tokenizer: the run folder of the tokenizer that wrote them.
+        conditional: whether sequences begin with their class.
+        label_dropout: how often a label is replaced by "no class" in training.
+    """
+
+    codes: str
+    tokenizer: str
+    conditional: bool = True
+    label_dropout: Fraction = 0.1
+    prior: component(BACKBONES)  # type: ignore[valid-type]
+    optimizer: OptimizerConfig
+    training: TrainingConfig

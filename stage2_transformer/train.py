@@ -1,0 +1,48 @@
+"""`twostage train transformer`: next-code prediction over frozen codes."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stage1_tokenizer.tokenizer import VQTokenizer
+from stage2_transformer.config import TransformerConfig
+from stage2_transformer.prior import TransformerPrior, code_loss
+from twostage.data.codes import FrozenCodes
+from twostage.models import fingerprint
+from twostage.training.loop import fit, make_accelerator
+from twostage.training.task import StepOutput, Task
+
+
+class TransformerTask(Task):
+    """Predict every code from the class and the codes before it."""
+
+    model: TransformerPrior
+
+    def __init__(self, model: TransformerPrior, label_dropout: float) -> None:
+        super().__init__()
+        self.model, self.label_dropout = model, label_dropout
+
+    def forward(self, batch: dict[str, Tensor]) -> StepOutput:
+        loss = code_loss(self.model, batch["codes"], batch["class_label"], self.label_dropout)
+        return StepOutput(loss=loss, metrics={})
+
+
+def train(config: TransformerConfig, tokenizer: VQTokenizer, run: Path) -> TransformerPrior:
+    """Train, or go on training, the prior of `config` in the folder `run`; returns it, or its moving average.
+
+    Raises:
+        TwoStageError: the codes are another tokenizer's, or broken.
+    """
+    torch.manual_seed(config.training.seed)
+    accelerator = make_accelerator(config.training)
+    codes = FrozenCodes(config.codes, fingerprint(tokenizer))
+    model = TransformerPrior(
+        backbone_config=config.prior,
+        codebook_size=codes.manifest.codebook_size,
+        code_shape=codes.manifest.shape,
+        num_classes=len(codes.manifest.classes) if config.conditional else None,
+    )
+    prior = fit(TransformerTask(model, config.label_dropout), codes, config.training, config.optimizer, run, accelerator)
+    assert isinstance(prior, TransformerPrior)
+    return prior

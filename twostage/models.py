@@ -1,0 +1,49 @@
+"""What saved models owe to whoever loads them: an error for missing weights, and a fingerprint."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from twostage.errors import TwoStageError
+from twostage.files import atomic
+
+
+class CheckedLoading:
+    """Mixin before diffusers' ModelMixin: `from_pretrained` refuses missing or unexpected weights."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> Any:
+        """Load config.json and safetensors from a local folder or a hub id, in eval mode.
+
+        Raises:
+            TwoStageError: weights are missing or do not belong to this model; the first name is given.
+        """
+        wants_report = options.pop("output_loading_info", False)
+        model, report = super().from_pretrained(folder, output_loading_info=True, **options)  # type: ignore[misc]
+        for kind in ("missing_keys", "unexpected_keys"):
+            if report[kind]:
+                name = sorted(report[kind])[0]
+                raise TwoStageError(f"{folder}: {len(report[kind])} {kind.replace('_', ' ')}, first {name!r}")
+        return (model, report) if wants_report else model
+
+
+def save_model(model: Any, folder: str | Path) -> None:
+    """`model.save_pretrained(folder)`, whole or not at all."""
+    with atomic(folder) as temporary:
+        model.save_pretrained(temporary, safe_serialization=True)
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over a diffusers model's config and every tensor of its state: equal exactly when the model is."""
+    config = {k: v for k, v in model.config.items() if not k.startswith("_")}  # type: ignore[union-attr, operator]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, value in sorted(model.state_dict().items()):
+        value = value.cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

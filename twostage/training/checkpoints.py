@@ -1,0 +1,54 @@
+"""Checkpoints: one file per step, written whole or not at all, the newest two kept."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twostage.errors import TwoStageError
+from twostage.files import atomic
+
+KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, `step_00001000.pt` and so on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def newest(self) -> Path | None:
+        """The checkpoint of the latest step, or None."""
+        return max(self.folder.glob("step_*.pt"), default=None)
+
+    def save(self, parts: dict[str, Any], step: int) -> None:
+        """Write the state of every part, then remove all but the newest `KEPT` checkpoints.
+
+        Raises:
+            TwoStageError: the file system refused; the checkpoints already there stay.
+        """
+        state = {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
+        with atomic(self.folder / f"step_{step:08d}.pt") as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+        for old in sorted(self.folder.glob("step_*.pt"))[:-KEPT]:
+            old.unlink()
+
+    def restore(self, parts: dict[str, Any]) -> int:
+        """Load the newest checkpoint into the parts; returns its step, 0 without one.
+
+        Raises:
+            TwoStageError: the file cannot be read, or was written by a run with other parts.
+        """
+        path = self.newest()
+        if path is None:
+            return 0
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        except (RuntimeError, KeyError, ValueError, OSError, EOFError) as error:
+            raise TwoStageError(
+                f"{path}: not a checkpoint of this run ({str(error).splitlines()[0]}); "
+                "remove it to go on from the one before"
+            ) from error
+        return state["step"]

@@ -1,0 +1,135 @@
+"""THE loop: draws batches, descends a task's loss, averages, logs, checkpoints and resumes. One for all tasks."""
+
+import math
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from twostage.config import OptimizerConfig, TrainingConfig
+from twostage.data.loader import Order, mix, training_batches
+from twostage.errors import TwoStageError
+from twostage.training.checkpoints import Checkpoints
+from twostage.training.ema import average
+from twostage.training.log import RunLog
+from twostage.training.task import Progress, StepOutput, Task
+
+
+def make_accelerator(training: TrainingConfig) -> Accelerator:
+    """The devices and processes of this run; a codebook's statistics are reduced by hand, not broadcast."""
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if training.precision == "bf16" else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
+    )
+
+
+def fit(
+    task: Task,
+    dataset: Dataset[Any],
+    training: TrainingConfig,
+    optimizer: OptimizerConfig,
+    run: Path,
+    accelerator: Accelerator,
+) -> torch.nn.Module:
+    """Train until `training.steps`, going on from the newest checkpoint in `run` if there is one.
+
+    Every step is a function of the checkpoint, the data and (seed, step, process) alone, so that an interrupted and
+    an uninterrupted run end in the same weights, bit for bit, on the same machine.
+
+    Returns:
+        The trained `task.model`, or its exponential moving average, in eval mode.
+
+    Raises:
+        TwoStageError: the loss or its gradient is no longer finite; the step and the last checkpoint are named.
+    """
+    descent = AdamW(
+        (p for p in task.parameters() if p.requires_grad),
+        lr=optimizer.learning_rate,
+        betas=(optimizer.betas[0], optimizer.betas[1]),
+        weight_decay=optimizer.weight_decay,
+    )
+    schedule = LambdaLR(descent, rate_factor(optimizer, training.steps))
+    task.to(accelerator.device)
+    ema = average(task.model, training.ema_decay) if training.ema_decay is not None else None
+    parts: dict[str, Any] = {"task": task, "optimizer": descent, "schedule": schedule}
+    if ema is not None:
+        parts["ema"] = ema
+    checkpoints = Checkpoints(run / "checkpoints")
+    start = checkpoints.restore(parts)
+    wrapped, descent = accelerator.prepare(task, descent)
+    task.train()
+
+    order = Order(
+        count=len(dataset),  # type: ignore[arg-type]
+        batch_size=training.batch_size,
+        steps=training.steps,
+        seed=training.seed,
+        accumulation=training.accumulation,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        start_step=start,
+    )
+    batches = training_batches(dataset, order, training.workers)
+    log = RunLog(run, start, main=accelerator.is_main_process, tensorboard=training.tensorboard)
+    with log, tqdm(total=training.steps, initial=start, disable=not accelerator.is_main_process, **BAR) as bar:
+        for step in range(start, training.steps):
+            task.before_step(Progress(step=step, steps=training.steps, epoch=step * training.batch_size // order.count))
+            torch.manual_seed(mix(training.seed, step, accelerator.process_index))
+            for micro in range(training.accumulation):
+                last = micro == training.accumulation - 1
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    output: StepOutput = wrapped(to_device(next(batches), accelerator.device))
+                    accelerator.backward(output.loss / training.accumulation)
+            norm = accelerator.clip_grad_norm_(task.parameters(), training.gradient_clip or math.inf)
+            assert norm is not None
+            if not (math.isfinite(output.loss.item()) and math.isfinite(norm.item())):
+                raise TwoStageError(
+                    f"{run}: the loss is {output.loss.item()} and its gradient's norm {norm.item()} at step {step}; "
+                    f"stopped before the weights were touched. Last good checkpoint: {checkpoints.newest() or 'none'}"
+                )
+            descent.step()
+            schedule.step()
+            descent.zero_grad(set_to_none=True)
+            if ema is not None:
+                ema.update_parameters(task.model)
+            done = step + 1
+            if done % training.log_every == 0 or done == training.steps:
+                scalars = {"loss": output.loss.detach(), "gradient_norm": norm, **output.metrics}
+                means = {key: accelerator.reduce(value.float(), "mean").item() for key, value in scalars.items()}  # type: ignore[union-attr]
+                log.write(done, {**means, "learning_rate": schedule.get_last_lr()[0]})
+                bar.set_postfix_str(f"loss {means['loss']:.4g}", refresh=False)
+            bar.update()
+            if (done % training.checkpoint_every == 0 or done == training.steps) and accelerator.is_main_process:
+                checkpoints.save(parts, done)
+    accelerator.wait_for_everyone()
+    trained = ema.module if ema is not None else task.model
+    return trained.eval()
+
+
+BAR: dict[str, Any] = {"desc": "training", "unit": "step", "mininterval": 1.0, "dynamic_ncols": True}
+
+
+def rate_factor(optimizer: OptimizerConfig, steps: int) -> Any:
+    """step -> the share of the learning rate at that step: a linear warm-up, then constant or a cosine to zero."""
+
+    def factor(step: int) -> float:
+        if step < optimizer.warmup_steps:
+            return (step + 1) / optimizer.warmup_steps
+        if optimizer.schedule == "constant":
+            return 1.0
+        done = (step - optimizer.warmup_steps) / max(1, steps - optimizer.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return factor
+
+
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
