@@ -1,12 +1,9 @@
 """Denoising networks by name. The signature is the schema of the options; diffusers is imported when one is built."""
 
-from typing import TYPE_CHECKING
+from torch import nn
 
 from twostage.config import Count, Fraction
 from twostage.registry import Registry
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
 
 BACKBONES = Registry(
     "denoiser",
@@ -26,7 +23,7 @@ def unet(
     head_dim: Count = 32,
     norm_groups: Count = 32,
     dropout: Fraction = 0.0,
-) -> "UNet2DModel":
+) -> nn.Module:
     """The UNet of "High-Resolution Image Synthesis with Latent Diffusion Models" (2022), as diffusers builds it.
 
     Args:

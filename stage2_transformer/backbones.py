@@ -1,12 +1,9 @@
 """Decoder-only transformers by name, from the transformers library, imported when one is built."""
 
-from typing import TYPE_CHECKING
+from torch import nn
 
 from twostage.config import Count, Fraction
 from twostage.registry import Registry
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 BACKBONES = Registry(
     "prior",
@@ -17,7 +14,7 @@ BACKBONES = Registry(
 
 def gpt2(
     vocabulary: Count, length: Count, *, layers: Count, heads: Count, width: Count, dropout: Fraction = 0.1
-) -> "PreTrainedModel":
+) -> nn.Module:
     """GPT-2: learned positions, as in "Taming Transformers" (2021). `length` tokens at most."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -38,7 +35,7 @@ def gpt2(
     )
 
 
-def llama(vocabulary: Count, length: Count, *, layers: Count, heads: Count, width: Count) -> "PreTrainedModel":
+def llama(vocabulary: Count, length: Count, *, layers: Count, heads: Count, width: Count) -> nn.Module:
     """LLaMA: rotary positions, RMSNorm, SwiGLU, as in "LlamaGen" (2024). `length` tokens at most."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -28,7 +28,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images float [b, c, H, W] in [-1, 1], H and W at least 8 -> logits [b, classes]."""
-        return self.head(self.body(images).mean(dim=(2, 3)))
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the last layer sees: images as in `forward` -> [b, 128]."""
+        return self.body(images).mean(dim=(2, 3))
 
 
 def _block(fan_in: int, fan_out: int) -> nn.Module:
@@ -46,7 +50,7 @@ def _soften(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def train_classifier(
     dataset: ImageDataset, *, steps: int = 300, batch_size: int = 64, learning_rate: float = 3e-3, seed: int = 0
-) -> nn.Module:
+) -> Classifier:
     """A `Classifier` trained on random examples of `dataset`, frozen, in eval mode, on the CPU.
 
     Depends on `seed` only; torch's global random state is left as it was.

@@ -1,0 +1,128 @@
+"""CVQ against a literal transcription of the paper's equations, and the choice of its anchors."""
+
+import math
+
+import pytest
+import torch
+
+from stage1_tokenizer.quantizers import cvq
+from stage1_tokenizer.quantizers.cvq import CVQ
+
+K, D, GAMMA, EPS = 12, 5, 0.9, 1e-3
+
+
+def features_of(z):
+    return [z[b, :, i, j] for b in range(z.shape[0]) for i in range(z.shape[2]) for j in range(z.shape[3])]
+
+
+def near(a, b, distance):
+    if distance == "l2":
+        return -sum((x - y) ** 2 for x, y in zip(a.tolist(), b.tolist()))
+    dot = sum(x * y for x, y in zip(a.tolist(), b.tolist()))
+    return dot / math.sqrt(sum(x * x for x in a.tolist()) * sum(y * y for y in b.tolist()))
+
+
+def literal_update(codebook, usage, features, distance):
+    """Eq. 4-6 of the paper with `closest` anchors, code by code."""
+    wins = [0] * K
+    for feature in features:
+        wins[max(range(K), key=lambda k: near(feature, codebook[k], distance))] += 1
+    new_codebook, new_usage = codebook.clone(), usage.clone()
+    for k in range(K):
+        new_usage[k] = usage[k] * GAMMA + wins[k] / len(features) * (1 - GAMMA)
+        alpha = math.exp(-float(new_usage[k]) * K * 10 / (1 - GAMMA) - EPS)
+        anchor = max(features, key=lambda f: near(f, codebook[k], distance))
+        new_codebook[k] = codebook[k] * (1 - alpha) + anchor * alpha
+    return new_codebook, new_usage
+
+
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+def test_updates_are_equations_4_to_6(distance):
+    torch.manual_seed(0)
+    quantizer = CVQ(K, D, distance=distance, anchor="closest", contrastive_weight=0.0, decay=GAMMA).double()
+    quantizer.codebook.data.normal_()
+    for _ in range(3):
+        z = torch.randn(2, D, 3, 3, dtype=torch.float64)
+        codebook, usage = literal_update(
+            quantizer.codebook.detach().clone(), quantizer.average_usage.clone(), features_of(z), distance
+        )
+        quantizer(z)
+        torch.testing.assert_close(quantizer.codebook.detach(), codebook, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(quantizer.average_usage, usage, rtol=1e-10, atol=1e-15)
+
+
+def test_contrastive_term_is_the_cross_entropy_of_near_against_far():
+    torch.manual_seed(0)
+    quantizer = CVQ(4, D, distance="cosine", temperature=0.07).double()
+    quantizer.codebook.data.normal_()
+    features = torch.randn(10, D, dtype=torch.float64)
+    expected = 0.0
+    for code in quantizer.codebook.detach():
+        scores = sorted((near(code, f, "cosine") for f in features), reverse=True)
+        positive, negatives = sum(scores[:2]) / 2, scores[5:]
+        total = math.exp(positive / 0.07) + sum(math.exp(n / 0.07) for n in negatives)
+        expected -= math.log(math.exp(positive / 0.07) / total) / 4
+    assert quantizer.contrastive_loss(features).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_contrastive_term_on_a_sample_estimates_the_exact_one(monkeypatch):
+    torch.manual_seed(0)
+    quantizer = CVQ(16, 8, distance="cosine")
+    quantizer.codebook.data.normal_()
+    features = torch.randn(4096, 8)
+    exact = quantizer.contrastive_loss(features).item()
+    monkeypatch.setattr(cvq, "CONTRASTIVE_WORK", 1024 * 16)
+    sampled = sum(quantizer.contrastive_loss(features).item() for _ in range(20)) / 20
+    assert sampled == pytest.approx(exact, rel=0.05)
+
+
+def test_unique_anchors_are_distinct_while_features_last():
+    quantizer = CVQ(8, 2, anchor="unique")
+    chosen = quantizer.anchors(torch.randn(8, 2), torch.randn(20, 2))
+    assert len(chosen.unique()) == 8
+    chosen = quantizer.anchors(torch.randn(8, 2), torch.randn(3, 2))
+    assert sorted(chosen.bincount(minlength=3).tolist()) == [2, 3, 3]
+
+
+def test_closest_anchor_is_the_nearest_feature():
+    quantizer = CVQ(2, 2, anchor="closest", distance="l2")
+    features = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]])
+    assert quantizer.anchors(torch.tensor([[4.0, 4.0], [0.4, 0.4]]), features).tolist() == [2, 0]
+
+
+def test_probability_anchors_follow_exp_of_minus_distance():
+    torch.manual_seed(0)
+    quantizer = CVQ(1, 1, anchor="probability", distance="l2")
+    features = torch.tensor([[0.0], [1.0], [1.5]])
+    drawn = quantizer.anchors(torch.zeros(40_000, 1), features).bincount(minlength=3) / 40_000
+    expected = torch.softmax(torch.tensor([0.0, -1.0, -2.25]), 0)
+    torch.testing.assert_close(drawn, expected, atol=0.01, rtol=0)
+
+
+def test_random_anchors_cover_all_features():
+    torch.manual_seed(0)
+    quantizer = CVQ(1, 1, anchor="random")
+    drawn = quantizer.anchors(torch.zeros(4000, 1), torch.randn(4, 1)).bincount(minlength=4)
+    assert (drawn > 850).all()
+
+
+@pytest.mark.parametrize("anchor", ["random", "unique", "closest", "probability"])
+def test_every_anchor_rule_revives_dead_codes(anchor):
+    torch.manual_seed(0)
+    quantizer = CVQ(64, 4, distance="l2", anchor=anchor, contrastive_weight=0.0, decay=0.9)
+    data = torch.randn(4, 4, 16, 16) * 3 + 5
+    first = quantizer(data).metrics["usage"].item()
+    for _ in range(30):
+        last = quantizer(data + 0.1 * torch.randn_like(data)).metrics["usage"].item()
+    assert first < 0.3
+    assert last > 0.6
+
+
+def test_offline_clusters_in_the_first_step_only_but_goes_on_counting():
+    torch.manual_seed(0)
+    quantizer = CVQ(8, 2, update="offline", contrastive_weight=0.0)
+    quantizer(torch.randn(2, 2, 4, 4))
+    codebook, usage = quantizer.codebook.detach().clone(), quantizer.average_usage.clone()
+    quantizer(torch.randn(2, 2, 4, 4))
+    assert torch.equal(quantizer.codebook, codebook)
+    assert not torch.equal(quantizer.average_usage, usage)
