@@ -79,7 +79,7 @@ def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
     Returns:
         int64 [b] in 0..K-1.
     """
-    probabilities, order = (logits / sampling.temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    probabilities, order = (logits / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
         probabilities[:, sampling.top_k :] = 0
     if sampling.top_p < 1:

@@ -1,0 +1,102 @@
+"""The transformer prior: cache, causality, how a code is drawn."""
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from stage2_transformer.backbones import BACKBONES
+from stage2_transformer.prior import TransformerPrior, code_loss
+from stage2_transformer.sampling import Sampling, draw, sample_codes
+from twostage.errors import TwoStageError
+
+K, N = 11, 3
+
+
+@pytest.fixture(params=list(BACKBONES))
+def prior(request):
+    torch.manual_seed(0)
+    options = {"name": request.param, "layers": 2, "heads": 2, "width": 16}
+    return TransformerPrior(options, codebook_size=K, code_shape=[3, 4], num_classes=N).eval()
+
+
+def test_a_cache_changes_no_logits(prior):
+    prior.double()
+    tokens = torch.cat([prior.class_tokens(torch.tensor([0, 3])), torch.randint(K, (2, 11))], dim=1)
+    cache = DynamicCache()
+    one_by_one = torch.cat([prior(tokens[:, i : i + 1], cache) for i in range(12)], dim=1)
+    torch.testing.assert_close(one_by_one, prior(tokens), atol=1e-10, rtol=0)
+
+
+def test_no_code_sees_a_later_one(prior):
+    tokens = torch.cat([prior.class_tokens(torch.tensor([1])), torch.randint(K, (1, 11))], dim=1)
+    changed = tokens.clone()
+    changed[:, 6:] = (changed[:, 6:] + 1) % K
+    first, second = prior(tokens), prior(changed)
+    torch.testing.assert_close(first[:, :6], second[:, :6])
+    assert not torch.allclose(first[:, 6:], second[:, 6:])
+
+
+def test_only_codes_are_predicted_and_the_class_matters(prior):
+    tokens = prior.class_tokens(torch.tensor([0, 1, N]))
+    logits = prior(tokens)
+    assert logits.shape == (3, 1, K)
+    assert not torch.allclose(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
+
+
+def test_loss_is_the_mean_negative_log_likelihood(prior):
+    codes, labels = torch.randint(K, (2, 3, 4)), torch.tensor([0, 2])
+    tokens = torch.cat([prior.class_tokens(labels), codes.flatten(1)], dim=1)
+    likelihood = prior(tokens)[:, :-1].log_softmax(-1).gather(2, codes.flatten(1)[:, :, None])
+    torch.testing.assert_close(code_loss(prior, codes, labels, 0.0), -likelihood.mean())
+
+
+def test_dropping_every_label_is_the_null_class(prior):
+    codes = torch.randint(K, (2, 3, 4))
+    dropped = code_loss(prior, codes, torch.tensor([0, 2]), 1.0)
+    torch.testing.assert_close(dropped, code_loss(prior, codes, torch.tensor([N, N]), 0.0))
+
+
+def test_sampling_follows_the_model(prior):
+    """With a cache, one image at a time or many, the draws are those of the uncached model."""
+    prior.double()
+    labels = torch.tensor([0, 1])
+    codes = sample_codes(prior, labels, Sampling(), [torch.Generator().manual_seed(i) for i in range(2)])
+    for label, image, seed in zip(labels, codes.flatten(1), range(2)):
+        u = torch.rand(12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        tokens = prior.class_tokens(label[None])
+        for i in range(12):
+            code = draw(prior(tokens)[:, -1].detach(), u[i : i + 1], Sampling())
+            assert code == image[i]
+            tokens = torch.cat([tokens, code[:, None]], dim=1)
+
+
+LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]], dtype=torch.float64).log()
+
+
+def frequencies(sampling):
+    u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    return draw(LOGITS.expand(len(u), -1), u, sampling).bincount(minlength=4) / len(u)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), [0.1, 0.4, 0.2, 0.3]),
+        (Sampling(temperature=0.5), [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
+        (Sampling(top_k=2), [0, 4 / 7, 0, 3 / 7]),
+        (Sampling(top_k=9), [0.1, 0.4, 0.2, 0.3]),
+        (Sampling(top_p=0.7), [0, 4 / 7, 0, 3 / 7]),
+        (Sampling(top_p=0.71), [0, 4 / 9, 2 / 9, 3 / 9]),
+        (Sampling(top_k=3, top_p=0.5), [0, 4 / 7, 0, 3 / 7]),
+    ],
+)
+def test_draws_have_the_distribution_asked_for(sampling, expected):
+    torch.testing.assert_close(frequencies(sampling), torch.tensor(expected), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("option", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_impossible_sampling_is_refused(option):
+    (name, value), *_ = option.items()
+    with pytest.raises(TwoStageError, match=f"{name}: {value}"):
+        Sampling(**option)
