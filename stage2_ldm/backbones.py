@@ -3,6 +3,7 @@
 from torch import nn
 
 from twostage.config import Count, Fraction
+from twostage.errors import refuse
 from twostage.registry import Registry
 
 BACKBONES = Registry(
@@ -33,10 +34,20 @@ def unet(
         layers: residual blocks per resolution.
         attention: whether each resolution has self-attention; by default all but the finest.
         head_dim: channels of an attention head.
-        norm_groups: of group normalisation; must divide every width.
+        norm_groups: of group normalisation; must divide every width. A group of one channel would normalise the
+            time and class embeddings away, which are added per channel.
+
+    Raises:
+        TwoStageError: a width that `norm_groups` does not divide at least twice, or a latent size that cannot be
+            halved so often.
     """
     from diffusers import UNet2DModel
 
+    if any(width % norm_groups or width < 2 * norm_groups for width in widths):
+        raise refuse("denoiser.widths", widths, f"multiples of denoiser.norm_groups ({norm_groups}), at least twice it")
+    halvings = len(widths) - 1
+    if latent_size % 2**halvings:
+        raise refuse("denoiser.widths", widths, f"so few that latents of {latent_size} can be halved between them")
     attends = attention or [False] + [True] * (len(widths) - 1)
     return UNet2DModel(
         sample_size=latent_size,

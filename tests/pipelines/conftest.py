@@ -29,7 +29,7 @@ def make_ldm(tokenizer, names):
 
     torch.manual_seed(1)
     denoiser = LatentDenoiser(
-        backbone_config={"name": "unet", "widths": [32], "layers": 1, "attention": [True]},
+        backbone_config={"name": "unet", "widths": [32], "layers": 1, "attention": [True], "norm_groups": 4},
         latent_size=4,
         latent_dim=4,
         num_classes=len(names) if names else None,
@@ -40,7 +40,6 @@ def make_ldm(tokenizer, names):
     )
     if names:
         denoiser.backbone.class_embedding.weight.data.mul_(30)  # so that an untrained network heeds its label
-        denoiser.backbone.conv_out.weight.data.mul_(10)
     return LatentDiffusionPipeline(tokenizer, denoiser.eval(), DiffusionConfig().scheduler(), id2label=names)
 
 

@@ -17,7 +17,7 @@ def images():
 def knowing(tokenizer, images, mean, std):
     """A pipeline whose denoiser knows the clean latents of `images`, and predicts exactly the noise in its input."""
     denoiser = LatentDenoiser(
-        backbone_config={"name": "unet", "widths": [32], "layers": 1},
+        backbone_config={"name": "unet", "widths": [32], "layers": 1, "norm_groups": 8},
         latent_size=4,
         latent_dim=4,
         num_classes=None,
