@@ -33,9 +33,7 @@ class AutoregressivePipeline(DiffusionPipeline):
     prior: TransformerPrior
     model_cpu_offload_seq = "prior->tokenizer"
 
-    def __init__(
-        self, tokenizer: VQTokenizer, prior: TransformerPrior, id2label: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, tokenizer: VQTokenizer, prior: TransformerPrior, id2label: dict[str, str] | None = None) -> None:
         super().__init__()
         self.register_modules(tokenizer=tokenizer, prior=prior)
         self.register_to_config(id2label=id2label)

@@ -1,4 +1,4 @@
-"""The command `twostage`. Every command imports what it needs when it runs, so that help and mistakes answer at once."""
+"""The command `twostage`. Each command imports what it needs when it runs: help and mistakes answer at once."""
 
 import logging
 import sys
@@ -135,6 +135,9 @@ def evaluate_reconstruction(
     data: Data = None,
     split: Annotated[str, typer.Option("--split", help="train or test")] = "test",
     network: Network = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="default, or cvq: JPEG pairs as in the paper")
+    ] = "default",
 ) -> None:
     """L1, PSNR, SSIM, LPIPS, rFID, usage and perplexity."""
     from pipelines.evaluate import evaluate_reconstruction as evaluate
@@ -143,7 +146,8 @@ def evaluate_reconstruction(
     from twostage.metrics.features import load_network
 
     dataset = DATASETS.build(with_root(data_of(tokenizer), data), split=split)
-    _report(evaluate(load_tokenizer(tokenizer), dataset, load_network(network)), output or tokenizer / "metrics.json")
+    rows = evaluate(load_tokenizer(tokenizer), dataset, load_network(network), protocol=protocol)
+    _report({"split": split, **rows}, output or tokenizer / "metrics.json")
 
 
 @evaluate_app.command("generation")

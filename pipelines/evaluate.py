@@ -11,34 +11,46 @@ from pipelines.sample import sample_images
 from stage1_tokenizer.tokenizer import VQTokenizer
 from twostage.data.images import ImageDataset, to_uint8
 from twostage.data.loader import ordered_batches
+from twostage.errors import refuse
 from twostage.metrics.codebook import CodebookMetrics
 from twostage.metrics.features import FeatureNetwork
 from twostage.metrics.generation import Rows, feature_distance, generation_metrics
-from twostage.metrics.reconstruction import MEASURES, ReconstructionMetrics, lpips_distance
+from twostage.metrics.protocols import PROTOCOLS
+from twostage.metrics.reconstruction import ReconstructionMetrics, lpips_distance
 from twostage.metrics.weights import Missing
 
 
 @torch.no_grad()
 def evaluate_reconstruction(
-    tokenizer: VQTokenizer, dataset: ImageDataset, network: FeatureNetwork | Missing, *, batch_size: int = 256
+    tokenizer: VQTokenizer,
+    dataset: ImageDataset,
+    network: FeatureNetwork | Missing,
+    *,
+    protocol: str = "default",
+    batch_size: int = 256,
 ) -> Rows:
     """L1, PSNR, SSIM, LPIPS, the distance of features, usage and perplexity over a data set.
 
-    L1, PSNR and SSIM are means over images, of images in [0, 1]; nothing is rounded or compressed in between,
-    except for the feature distance, which sees 8-bit images.
+    L1, PSNR and SSIM are means over images, of images in [0, 1], compared as the protocol of `PROTOCOLS` says; by
+    default nothing is rounded or compressed. The feature distance sees 8-bit images.
+
+    Raises:
+        TwoStageError: a protocol of another name.
     """
+    if protocol not in PROTOCOLS:
+        raise refuse("protocol", protocol, ", ".join(PROTOCOLS))
+    how = PROTOCOLS[protocol]
     lpips = lpips_distance(device=str(tokenizer.device))
-    measures = MEASURES if isinstance(lpips, Missing) else {**MEASURES, "LPIPS": lpips}
-    metrics = ReconstructionMetrics(measures)
+    metrics = ReconstructionMetrics(how.measures if isinstance(lpips, Missing) else {**how.measures, "LPIPS": lpips})
     codebook = CodebookMetrics(tokenizer.quantizer.codebook_size)
     kept: list[Tensor] = []
     for images in _images(dataset, batch_size, "reconstructing"):
         encoded = tokenizer.encode(images.to(tokenizer.device))
         reconstructions = tokenizer.decode(encoded.z_q).clamp(-1, 1).cpu()
-        metrics.update(images, reconstructions)
+        metrics.update(how.prepare(images), how.prepare(reconstructions))
         codebook.update(encoded.codes)
         kept.append(to_uint8(reconstructions))
-    rows: Rows = {**metrics.compute(), **codebook.compute()}
+    rows: Rows = {"protocol": protocol, **metrics.compute(), **codebook.compute()}
     if isinstance(lpips, Missing):
         rows["LPIPS"] = str(lpips)
     return {**rows, **feature_distance(dataset, torch.cat(kept), network)}

@@ -50,4 +50,5 @@ def _row(name: str, value: Any) -> str:
 def _figure(path: Path, caption: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     caption = html.escape(caption)
-    return f"<figure><figcaption>{caption}</figcaption><img alt='{caption}' src='data:image/png;base64,{data}'></figure>"
+    image = f"<img alt='{caption}' src='data:image/png;base64,{data}'>"
+    return f"<figure><figcaption>{caption}</figcaption>{image}</figure>"

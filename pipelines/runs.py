@@ -61,4 +61,3 @@ def with_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
     if root is None:
         return data
     return DATASETS.resolve({**data, "root": root}, "data")
-

@@ -68,10 +68,8 @@ class TokenizerTask(Task):
         quantizer = self.model.quantizer
         features = self.sample_features(self.model, count)
         generator = torch.Generator(features.device).manual_seed(self.seed)
-        distance = getattr(quantizer, "distance", "l2")
-        quantizer.initialize_codebook(
-            broadcast(kmeans(features, quantizer.codebook_size, distance=distance, generator=generator))
-        )
+        centroids = kmeans(features, quantizer.codebook_size, distance=quantizer.distance, generator=generator)
+        quantizer.initialize_codebook(broadcast(centroids))
 
     def forward(self, batch: dict[str, Any]) -> StepOutput:
         images = batch["images"]
@@ -120,7 +118,8 @@ class FeatureSampler:
     def __call__(self, tokenizer: VQTokenizer, count: int) -> Tensor:
         per_image = tokenizer.latent_size**2
         images = min(len(self.dataset), max(-(-count // per_image), count // 16))
-        order = Order(count=len(self.dataset), batch_size=min(images, 128), steps=-(-images // 128), seed=mix(self.seed, 1))
+        size = min(images, 128)
+        order = Order(count=len(self.dataset), batch_size=size, steps=-(-images // size), seed=mix(self.seed, 1))
         generator = torch.Generator().manual_seed(self.seed)
         rows = []
         for batch in training_batches(self.dataset, order, workers=0):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from stage2_ldm.backbones import BACKBONES
 from twostage.config import Count, Fraction, OptimizerConfig, Section, TrainingConfig, component
@@ -24,7 +24,7 @@ class DiffusionConfig(Section):
     """
 
     timesteps: Count = 1000
-    betas: Annotated[list[float], AfterValidator(_rising)] = [0.0015, 0.0195]
+    betas: Annotated[list[float], AfterValidator(_rising)] = Field(default=[0.0015, 0.0195])
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     label_dropout: Fraction = 0.1
 
@@ -51,7 +51,7 @@ class LDMConfig(Section):
         codes: a folder that `twostage encode` wrote.
         tokenizer: the run folder of the tokenizer that wrote them.
         conditional: whether the class is given to the network.
-        latents: what is diffused: vectors looked up from codes, or the encoder's output (the codes folder must hold it).
+        latents: what is diffused: vectors looked up from codes, or the encoder's output (kept by `encode --latents`).
     """
 
     codes: str

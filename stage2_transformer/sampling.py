@@ -86,5 +86,6 @@ def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= sampling.top_p * probabilities.sum(-1, keepdim=True), 0)
     mass = probabilities.cumsum(-1)
-    rank = torch.searchsorted(mass, (u * mass[:, -1])[:, None], right=True).clamp_(max=(probabilities > 0).sum(-1, keepdim=True) - 1)
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    rank = torch.searchsorted(mass, (u * mass[:, -1])[:, None], right=True).minimum(last)
     return order.gather(1, rank).squeeze(1)

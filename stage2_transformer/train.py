@@ -43,6 +43,7 @@ def train(config: TransformerConfig, tokenizer: VQTokenizer, run: Path) -> Trans
         code_shape=codes.manifest.shape,
         num_classes=len(codes.manifest.classes) if config.conditional else None,
     )
-    prior = fit(TransformerTask(model, config.label_dropout), codes, config.training, config.optimizer, run, accelerator)
+    task = TransformerTask(model, config.label_dropout)
+    prior = fit(task, codes, config.training, config.optimizer, run, accelerator)
     assert isinstance(prior, TransformerPrior)
     return prior

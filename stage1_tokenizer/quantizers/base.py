@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stage1_tokenizer.quantizers.nearest import Distance
 from twostage.metrics.codebook import perplexity, usage
 
 
@@ -41,8 +42,9 @@ class FlatOutput:
 class Quantizer(nn.Module):
     """Base of all quantisers.
 
-    A subclass sets `codebook` (parameter or property, [K, d]) and implements `assign` and `quantize`. Distances and
-    losses are computed in float32 (float64 for float64 input), whatever the autocast; z_q comes back in z's dtype.
+    A subclass sets `codebook` (parameter or property, [K, d]) and `distance` (its idea of "nearest"), and implements
+    `quantize` and `initialize_codebook`. Distances and losses are computed in float32 (float64 for float64 input),
+    whatever the autocast; z_q comes back in z's dtype.
 
     Args:
         codebook_size: K.
@@ -50,14 +52,11 @@ class Quantizer(nn.Module):
     """
 
     codebook: Tensor
+    distance: Distance
 
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
         self.codebook_size, self.dim = codebook_size, dim
-
-    def assign(self, features: Tensor) -> Tensor:
-        """The code of each feature: [n, d] -> int64 [n]."""
-        raise NotImplementedError
 
     def quantize(self, features: Tensor) -> FlatOutput:
         """Quantise features in rows, [n, d]; in training mode, also update the codebook's running state."""

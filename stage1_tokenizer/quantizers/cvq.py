@@ -11,7 +11,7 @@ The loss is VQ's, plus a contrastive term per code: -log softmax of its nearest 
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class CVQ(Quantizer):
         commitment_weight: beta of the commitment loss.
     """
 
-    PRESETS = {"official": {"distance": "cosine", "anchor": "closest", "contrastive_weight": 0.0}}
+    PRESETS: ClassVar = {"official": {"distance": "cosine", "anchor": "closest", "contrastive_weight": 0.0}}
 
     average_usage: Tensor
     updates: Tensor
@@ -71,7 +71,7 @@ class CVQ(Quantizer):
         commitment_weight: NonNegative = 0.25,
     ) -> None:
         super().__init__(codebook_size, dim)
-        self.distance: Distance = distance
+        self.distance = distance
         self.anchor: Anchor = anchor
         self.update = update
         self.contrastive_weight, self.temperature = contrastive_weight, temperature
@@ -80,11 +80,8 @@ class CVQ(Quantizer):
         self.register_buffer("average_usage", torch.zeros(codebook_size))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def assign(self, features: Tensor) -> Tensor:
-        return nearest(features, self.codebook, self.distance)
-
     def quantize(self, features: Tensor) -> FlatOutput:
-        codes = self.assign(features)
+        codes = nearest(features, self.codebook, self.distance)
         vectors = F.embedding(codes, self.codebook)
         commitment = F.mse_loss(features, vectors.detach())
         codebook = F.mse_loss(vectors, features.detach())

@@ -33,15 +33,12 @@ class VQ(Quantizer):
         commitment_weight: NonNegative = 0.25,
     ) -> None:
         super().__init__(codebook_size, dim)
-        self.distance: Distance = distance
+        self.distance = distance
         self.commitment_weight = commitment_weight
         self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
 
-    def assign(self, features: Tensor) -> Tensor:
-        return nearest(features, self.codebook, self.distance)
-
     def quantize(self, features: Tensor) -> FlatOutput:
-        codes = self.assign(features)
+        codes = nearest(features, self.codebook, self.distance)
         vectors = F.embedding(codes, self.codebook)
         commitment = F.mse_loss(features, vectors.detach())
         codebook = F.mse_loss(vectors, features.detach())

@@ -66,22 +66,37 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     Raises:
         TwoStageError: an image is smaller than the window.
     """
+    offsets = torch.arange(WINDOW_SIZE, dtype=torch.float64) - WINDOW_SIZE // 2
+    return _structural_similarity(images, reconstructions, torch.exp(-(offsets**2) / (2 * WINDOW_SIGMA**2)))
+
+
+def ssim_uniform(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """SSIM under an 11x11 window of equal weights with sample (co)variances, scikit-image's default form -> [b].
+
+    Raises:
+        TwoStageError: an image is smaller than the window.
+    """
+    n = WINDOW_SIZE**2
+    return _structural_similarity(images, reconstructions, torch.ones(WINDOW_SIZE, dtype=torch.float64), n / (n - 1))
+
+
+def _structural_similarity(images: Tensor, reconstructions: Tensor, window: Tensor, correction: float = 1.0) -> Tensor:
+    """SSIM with this window, [WINDOW_SIZE], along either axis; (co)variances are multiplied by the correction."""
     x, y = _unit_pair(images, reconstructions)
     if min(x.shape[-2:]) < WINDOW_SIZE:
         raise refuse("SSIM: image size", tuple(x.shape[-2:]), f"at least {WINDOW_SIZE} x {WINDOW_SIZE} pixels")
-    mean_x, mean_y, xx, yy, xy = _blur(torch.stack([x, y, x * x, y * y, x * y]))
-    variance_x, variance_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    mean_x, mean_y, xx, yy, xy = _blur(torch.stack([x, y, x * x, y * y, x * y]), window.to(x))
+    variance_x, variance_y = correction * (xx - mean_x**2), correction * (yy - mean_y**2)
+    covariance = correction * (xy - mean_x * mean_y)
     c1, c2 = 0.01**2, 0.03**2
     likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     scale = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     return (likeness / scale).mean(dim=(1, 2, 3))
 
 
-def _blur(maps: Tensor) -> Tensor:
-    """[..., H, W] -> [..., H - 10, W - 10], each the weighted mean under the Gaussian window."""
-    offsets = torch.arange(WINDOW_SIZE, device=maps.device, dtype=maps.dtype) - WINDOW_SIZE // 2
-    line = torch.exp(-(offsets**2) / (2 * WINDOW_SIGMA**2))
-    line = line / line.sum()
+def _blur(maps: Tensor, window: Tensor) -> Tensor:
+    """[..., H, W] -> [..., H - 10, W - 10], each the mean weighted by the window along rows and columns."""
+    line = window / window.sum()
     rows = F.conv2d(maps.flatten(0, -3)[:, None], line.view(1, 1, -1, 1))
     blurred = F.conv2d(rows, line.view(1, 1, 1, -1))
     return blurred.view(*maps.shape[:-2], *blurred.shape[-2:])
