@@ -1,7 +1,7 @@
 """YAML -> strict models. A run is one YAML; a wrong key, type or value is refused before anything is built."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -77,18 +77,26 @@ class _Loader(yaml.SafeLoader):
         keys: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                break  # refused below
             if key in keys:
                 raise TwoStageError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
             keys.add(key)
         return super().construct_mapping(node, deep)
 
 
-_FLOAT = r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+_FLOAT = r"^(?=.*[.eE])[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that `_Loader` would take for numbers."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def _parse(text: str, source: str) -> Any:
@@ -112,6 +120,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise TwoStageError(f"{path}: config could not be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise TwoStageError(f"{path}: config could not be read (not UTF-8 text)") from None
     value = _parse(text, str(path))
     if not isinstance(value, dict):
         raise TwoStageError(f"{path}: a config is a mapping of keys to values, found {type(value).__name__}")
@@ -160,7 +170,7 @@ def load(schema: type[S], values: Mapping[str, Any], source: str | Path = "confi
 
 def to_yaml(values: Mapping[str, Any]) -> str:
     """`values` as YAML, in their own order."""
-    return yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None)
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None)
 
 
 def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None:
@@ -181,7 +191,7 @@ def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None
                     f"{run}: holds a run of another config ({key}: {before.get(key)!r} there, {now.get(key)!r} here); "
                     "choose another --output, or remove that folder"
                 )
-    elif run.exists() and any(run.iterdir()):
+    elif run.is_dir() and not all(path.name in entry.name for entry in run.iterdir()):  # ours, or half-written
         raise TwoStageError(f"{run}: is not empty and holds no run; choose another --output")
     write_text(path, to_yaml(values))
 

@@ -19,16 +19,19 @@ def _temporary(path: Path) -> Path:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        path.unlink()
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path, *, refusals: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success rename it to `path`, on failure remove it.
 
     The body may create a file or a folder there. A file or folder already at `path` stays as it was until the
     new one is complete.
+
+    Args:
+        refusals: what the body's library raises, besides OSError, when it cannot write.
 
     Raises:
         TwoStageError: the file system refused (disk full, no permission); `path` is untouched.
@@ -45,8 +48,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
             _remove(old)
         else:
             os.replace(temporary, path)
-    except OSError as error:
-        raise TwoStageError(f"{path}: could not be written ({error.strerror or error})") from error
+    except (OSError, *refusals) as error:  # type: ignore[misc]
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise TwoStageError(f"{path}: could not be written ({getattr(cause, 'strerror', None) or cause})") from error
     finally:
         _remove(temporary)
 
@@ -72,5 +76,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TwoStageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise TwoStageError(f"{path}: could not be read ({error.strerror})") from None
     except ValueError as error:
         raise TwoStageError(f"{path}: not valid JSON ({error})") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from twostage.errors import TwoStageError
@@ -20,10 +21,15 @@ class CheckedLoading:
         """Load config.json and safetensors from a local folder or a hub id, in eval mode.
 
         Raises:
-            TwoStageError: weights are missing or do not belong to this model; the first name is given.
+            TwoStageError: config or weights cannot be read, or weights are missing or do not belong to this model;
+                then the first name is given.
         """
         wants_report = options.pop("output_loading_info", False)
-        model, report = super().from_pretrained(folder, output_loading_info=True, **options)  # type: ignore[misc]
+        options["use_safetensors"] = True  # no pickles
+        try:
+            model, report = super().from_pretrained(folder, output_loading_info=True, **options)  # type: ignore[misc]
+        except (OSError, ValueError, SafetensorError) as error:
+            raise TwoStageError(f"{folder}: could not be loaded ({error})") from error
         for kind in ("missing_keys", "unexpected_keys"):
             if report[kind]:
                 name = sorted(report[kind])[0]
@@ -33,7 +39,7 @@ class CheckedLoading:
 
 def save_model(model: Any, folder: str | Path) -> None:
     """`model.save_pretrained(folder)`, whole or not at all."""
-    with atomic(folder) as temporary:
+    with atomic(folder, refusals=(SafetensorError,)) as temporary:
         model.save_pretrained(temporary, safe_serialization=True)
 
 
@@ -42,8 +48,8 @@ def fingerprint(model: nn.Module) -> str:
     """sha256 over a diffusers model's config and every tensor of its state: equal exactly when the model is."""
     config = {k: v for k, v in model.config.items() if not k.startswith("_")}  # type: ignore[union-attr, operator]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, value in sorted(model.state_dict().items()):
-        value = value.cpu().contiguous()
+    for name, tensor in sorted(model.state_dict().items()):
+        value = tensor.cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

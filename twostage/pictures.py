@@ -22,7 +22,7 @@ def image_grid(images: Tensor, columns: int, *, scale: int | None = None, gap: i
     """
     scale = scale or max(1, 64 // images.shape[-1])
     pixels = to_uint8(images.cpu()).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    n, c, height, width = pixels.shape
+    n, _, height, width = pixels.shape
     rows = -(-n // columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for i, image in enumerate(pixels):

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -53,13 +53,13 @@ class Registry(Mapping[str, Any]):
         if not isinstance(component, Mapping) or "name" not in component:
             raise TwoStageError(f"{path}: {component!r} is not allowed; allowed: a mapping with a `name` key")
         name = component["name"]
-        if name not in self._targets:
+        if name not in list(self):
             raise TwoStageError(f"{path}.name: {name!r} is not a {self.kind}; {suggest(name, list(self))}")
         options = {key: value for key, value in component.items() if key != "name"}
         if "preset" in options:
             presets: Mapping[str, Mapping[str, Any]] = getattr(self[name], "PRESETS", {})
             preset = options.pop("preset")
-            if preset not in presets:
+            if preset not in list(presets):
                 raise TwoStageError(f"{path}.preset: {preset!r} is not a preset of {name}; {suggest(preset, presets)}")
             options = {**presets[preset], **options}
         try:
@@ -87,15 +87,14 @@ def suggest(value: object, allowed: Any) -> str:
 
 
 def first_error(error: ValidationError, model: type[BaseModel], path: str = "") -> str:
-    """One line for the first thing wrong: full key path, value, and what is allowed."""
-    detail = error.errors(include_url=False)[0]
+    """One line for the first thing wrong, unknown keys first: full key path, value, and what is allowed."""
+    detail = min(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
     location = [part for part in (path, *(str(part) for part in detail["loc"])) if part]
     key = ".".join(location)
     if detail["type"] == "extra_forbidden":
         for part in detail["loc"][:-1]:
             annotation = model.model_fields[str(part)].annotation
-            assert inspect.isclass(annotation) and issubclass(annotation, BaseModel)
-            model = annotation
+            model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
         return f"{key}: unknown key; {suggest(detail['loc'][-1], model.model_fields)}"
     if detail["type"] == "missing":
         return f"{key}: missing; a value is required"

@@ -1,5 +1,6 @@
 """Checkpoints: one file per step, written whole or not at all, the newest two kept."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ class Checkpoints:
             TwoStageError: the file system refused; the checkpoints already there stay.
         """
         state = {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
-        with atomic(self.folder / f"step_{step:08d}.pt") as temporary, temporary.open("wb") as file:
+        path = self.folder / f"step_{step:08d}.pt"
+        with atomic(path, refusals=(RuntimeError,)) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
         for old in sorted(self.folder.glob("step_*.pt"))[:-KEPT]:
             old.unlink()
@@ -43,12 +45,15 @@ class Checkpoints:
         if path is None:
             return 0
         try:
+            with zipfile.ZipFile(path) as archive:
+                if (record := archive.testzip()) is not None:  # torch.load compares no checksums
+                    raise zipfile.BadZipFile(f"wrong checksum of {record}")
             state = torch.load(path, map_location="cpu", weights_only=True)
             for name, part in parts.items():
                 part.load_state_dict(state[name])
-        except (RuntimeError, KeyError, ValueError, OSError, EOFError) as error:
+        except Exception as error:  # readers of broken files raise whatever they stumble over
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise TwoStageError(
-                f"{path}: not a checkpoint of this run ({str(error).splitlines()[0]}); "
-                "remove it to go on from the one before"
+                f"{path}: not a checkpoint of this run ({reason}); remove it to go on from the one before"
             ) from error
         return state["step"]

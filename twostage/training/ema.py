@@ -16,8 +16,11 @@ def average(model: nn.Module, decay: float) -> AveragedModel:
     return averaged.requires_grad_(False).eval()
 
 
-def _warm(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
-    def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor | int) -> None:
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _warm(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    def update(averages: Tensors, weights: Tensors, updates: Tensor | int) -> None:
         n = int(updates)
         torch._foreach_lerp_(averages, [w.detach() for w in weights], 1 - min(decay, (1 + n) / (10 + n)))
 

@@ -35,19 +35,25 @@ class RunLog:
             self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
 
     def __enter__(self) -> Self:
-        self.file = self.path.open("a", encoding="utf-8") if self.main else None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for sink in (self.file, self.board):
-            if sink is not None:
-                sink.close()
+        if self.board is not None:
+            self.board.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        if self.file is None:
+        """Append one line.
+
+        Raises:
+            TwoStageError: the file system refused.
+        """
+        if not self.main:
             return
-        self.file.write(json.dumps({"step": step, "time": round(time.time(), 3), **scalars}) + "\n")
-        self.file.flush()
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "time": round(time.time(), 3), **scalars}) + "\n")
+        except OSError as error:
+            raise TwoStageError(f"{self.path}: could not be written ({error.strerror})") from error
         if self.board is not None:
             for name, value in scalars.items():
                 self.board.add_scalar(name, value, step)

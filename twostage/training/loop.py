@@ -89,7 +89,7 @@ def fit(
                     output: StepOutput = wrapped(to_device(next(batches), accelerator.device))
                     accelerator.backward(output.loss / training.accumulation)
             norm = accelerator.clip_grad_norm_(task.parameters(), training.gradient_clip or math.inf)
-            assert norm is not None
+            assert isinstance(norm, torch.Tensor)
             if not (math.isfinite(output.loss.item()) and math.isfinite(norm.item())):
                 raise TwoStageError(
                     f"{run}: the loss is {output.loss.item()} and its gradient's norm {norm.item()} at step {step}; "
@@ -103,8 +103,8 @@ def fit(
             done = step + 1
             if done % training.log_every == 0 or done == training.steps:
                 scalars = {"loss": output.loss.detach(), "gradient_norm": norm, **output.metrics}
-                means = {key: accelerator.reduce(value.float(), "mean").item() for key, value in scalars.items()}  # type: ignore[union-attr]
-                log.write(done, {**means, "learning_rate": schedule.get_last_lr()[0]})
+                means = {key: mean_over_processes(value, accelerator) for key, value in scalars.items()}
+                log.write(done, {**means, "learning_rate": float(schedule.get_last_lr()[0])})
                 bar.set_postfix_str(f"loss {means['loss']:.4g}", refresh=False)
             bar.update()
             if (done % training.checkpoint_every == 0 or done == training.steps) and accelerator.is_main_process:
@@ -129,6 +129,12 @@ def rate_factor(optimizer: OptimizerConfig, steps: int) -> Any:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return factor
+
+
+def mean_over_processes(scalar: torch.Tensor, accelerator: Accelerator) -> float:
+    mean = accelerator.reduce(scalar.float(), "mean")
+    assert isinstance(mean, torch.Tensor)
+    return mean.item()
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
