@@ -130,3 +130,10 @@ def test_writing_again_replaces_the_folder(folder: Path) -> None:
     write(folder, (2,))
     assert len(FrozenCodes(folder, ORIGIN["tokenizer"])) == 2
     assert sorted(p.name for p in folder.iterdir()) == ["codes-00000.npy", "labels-00000.npy", "manifest.json"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(TwoStageError, match="is not empty and holds no codes"):
+        write(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]

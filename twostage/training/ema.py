@@ -8,8 +8,9 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def average(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of `model` that follows it: after n updates the decay is min(decay, (1 + n) / (10 + n)).
+    """A copy of `model` that follows it.
 
+    The first update copies the weights; after n updates the decay is min(decay, (1 + n) / (10 + n)).
     `update_parameters(model)` moves it, `.module` is the averaged model, and its state_dict holds all of it.
     """
     averaged = AveragedModel(model, multi_avg_fn=_warm(decay))
