@@ -64,10 +64,15 @@ def write_codes(
         batches: in the data set's order.
         shard_size: images per shard, at least; a shard ends with a batch.
         origin: the manifest's `tokenizer`, `data`, `split`, `classes`, `codebook_size`.
+
+    Raises:
+        TwoStageError: the folder holds something else, which writing would replace; or the file system refused.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise TwoStageError(f"{folder}: is not empty and holds no codes; choose another --output")
     files: dict[str, str] = {}
     count, shape, has_latents = 0, [0, 0], False
-    with atomic(folder) as temporary:
+    with atomic(folder.absolute()) as temporary:
         temporary.mkdir()
         for shard, group in enumerate(_grouped(batches, shard_size)):
             dtype = np.uint16 if origin["codebook_size"] <= 2**16 else np.uint32
@@ -81,11 +86,18 @@ def write_codes(
             count, shape, has_latents = count + len(arrays["codes"]), list(arrays["codes"].shape[1:]), bool(latents)
             for kind, array in arrays.items():
                 path = temporary / f"{kind}-{shard:05d}.npy"
-                np.save(path, array)
+                _save(path, array)
                 files[path.name] = _sha256(path)
         manifest = CodesManifest(count=count, shape=shape, latents=has_latents, files=files, **origin)
         write_json(temporary / MANIFEST, asdict(manifest))
     return manifest
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """np.save, which would overlook a full disk that it meets only when it closes the file."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _grouped(batches: Iterable[EncodedBatch], size: int) -> Iterable[list[EncodedBatch]]:
