@@ -1,26 +1,24 @@
 """`twostage train ...`: a checked config, a run folder, a stage's training, and for priors the finished pipeline."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.runs import load_tokenizer
-from twostage.config import Section, claim_run, load, override, read_yaml, to_yaml
+from twostage.config import Section, load, override, read_yaml, to_yaml
 from twostage.data import DATASETS
-from twostage.data.codes import FrozenCodes, read_manifest
-from twostage.models import fingerprint, save_model
+from twostage.data.codes import read_manifest
+from twostage.models import save_model
 from twostage.pictures import save_curves
 from twostage.training.log import read_log
-
-MAY_DIFFER = ("data.root", "codes", "tokenizer")
-"""Where things lie is not part of what a run is: it may change between two commands of one run."""
 
 
 def read_config(schema: type[Section], path: Path, assignments: Sequence[str], data: str | None = None) -> Any:
     """The config file with the command line's overrides, checked."""
     values = override(read_yaml(path), assignments)
     if data is not None:
-        values = override(values, [f"data.root={data}"])
+        values = override(values, [f"data.root={json.dumps(data)}"])  # quoted: a path is text, whatever it looks like
     return load(schema, values, path)
 
 
@@ -33,9 +31,7 @@ def train_tokenizer(config: Any, run: Path) -> Any:
     """Train stage one in `run`; returns the tokenizer, also saved in `run/tokenizer`."""
     from stage1_tokenizer.train import train
 
-    dataset = DATASETS.build(config.data, split="train")
-    claim_run(run, config, MAY_DIFFER.__contains__)
-    return train(config, dataset, run)
+    return train(config, DATASETS.build(config.data, split="train"), run)
 
 
 def train_ldm(config: Any, run: Path, pipeline_folder: Path | None = None) -> Any:
@@ -43,7 +39,7 @@ def train_ldm(config: Any, run: Path, pipeline_folder: Path | None = None) -> An
     from pipelines.latent_diffusion import LatentDiffusionPipeline
     from stage2_ldm.train import train
 
-    tokenizer = _check_codes(config, run)
+    tokenizer = load_tokenizer(config.tokenizer)
     denoiser = train(config, tokenizer, run)
     pipeline = LatentDiffusionPipeline(
         tokenizer.cpu(), denoiser.cpu(), config.diffusion.scheduler(), id2label=_names(config)
@@ -56,18 +52,10 @@ def train_transformer(config: Any, run: Path, pipeline_folder: Path | None = Non
     from pipelines.autoregressive import AutoregressivePipeline
     from stage2_transformer.train import train
 
-    tokenizer = _check_codes(config, run)
+    tokenizer = load_tokenizer(config.tokenizer)
     prior = train(config, tokenizer, run)
     pipeline = AutoregressivePipeline(tokenizer.cpu(), prior.cpu(), id2label=_names(config))
     return _finish(pipeline, run, pipeline_folder)
-
-
-def _check_codes(config: Any, run: Path) -> Any:
-    """The tokenizer, once it is known that the codes are its own and the run folder is this config's."""
-    tokenizer = load_tokenizer(config.tokenizer)
-    FrozenCodes(config.codes, fingerprint(tokenizer))
-    claim_run(run, config, MAY_DIFFER.__contains__)
-    return tokenizer
 
 
 def _names(config: Any) -> dict[str, str] | None:
@@ -77,6 +65,9 @@ def _names(config: Any) -> dict[str, str] | None:
 
 
 def _finish(pipeline: Any, run: Path, folder: Path | None) -> Any:
-    save_model(pipeline, folder or run / "pipeline")
-    save_curves(read_log(run), ("loss", "gradient_norm", "learning_rate"), run / "pictures" / "curves.png")
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        save_model(pipeline, folder or run / "pipeline")
+        save_curves(read_log(run), ("loss", "gradient_norm", "learning_rate"), run / "pictures" / "curves.png")
     return pipeline

@@ -1,6 +1,6 @@
 """The schema of a tokenizer's run."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import model_validator
 
@@ -25,6 +25,9 @@ class WarmStart(Section):
 
 class TokenizerConfig(Section):
     """`twostage train tokenizer`: what the images are, what the model is, how it is trained."""
+
+    PLACES: ClassVar[tuple[str, ...]] = ("data.root",)
+    """Where things lie is not part of what a run is: it may change between two commands of one run."""
 
     data: component(DATASETS)  # type: ignore[valid-type]
     autoencoder: component(AUTOENCODERS)  # type: ignore[valid-type]

@@ -13,6 +13,7 @@ from stage1_tokenizer.kmeans import kmeans
 from stage1_tokenizer.losses import data_variance, scaled_mse
 from stage1_tokenizer.report import save_pictures
 from stage1_tokenizer.tokenizer import VQTokenizer
+from twostage.config import claim_run
 from twostage.data.images import ImageDataset
 from twostage.data.loader import Order, mix, training_batches
 from twostage.models import save_model
@@ -90,6 +91,7 @@ def train(config: TokenizerConfig, dataset: ImageDataset, run: Path) -> VQTokeni
     torch.manual_seed(config.training.seed)
     accelerator = make_accelerator(config.training)
     model = VQTokenizer(**config.model_options(dataset.channels))
+    claim_run(run, config, TokenizerConfig.PLACES.__contains__)
     task = TokenizerTask(
         model,
         variance=data_variance(dataset),

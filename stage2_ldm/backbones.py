@@ -38,17 +38,24 @@ def unet(
             time and class embeddings away, which are added per channel.
 
     Raises:
-        TwoStageError: a width that `norm_groups` does not divide at least twice, or a latent size that cannot be
+        TwoStageError: a width that `norm_groups` does not divide at least twice, or has attention and is not a
+            multiple of `head_dim`; another number of `attention` than of widths; or a latent size that cannot be
             halved so often.
     """
-    from diffusers import UNet2DModel
-
+    if not widths:
+        raise refuse("denoiser.widths", widths, "one number of channels per resolution, at least one")
     if any(width % norm_groups or width < 2 * norm_groups for width in widths):
         raise refuse("denoiser.widths", widths, f"multiples of denoiser.norm_groups ({norm_groups}), at least twice it")
     halvings = len(widths) - 1
     if latent_size % 2**halvings:
         raise refuse("denoiser.widths", widths, f"so few that latents of {latent_size} can be halved between them")
-    attends = attention or [False] + [True] * (len(widths) - 1)
+    attends = [False] + [True] * halvings if attention is None else attention
+    if len(attends) != len(widths):
+        raise refuse("denoiser.attention", attention, f"one of true or false for each of the {len(widths)} widths")
+    if any(attend and width % head_dim for attend, width in zip(attends, widths)):
+        raise refuse("denoiser.head_dim", head_dim, f"a divisor of every width with attention, of {widths}")
+    from diffusers import UNet2DModel
+
     return UNet2DModel(
         sample_size=latent_size,
         in_channels=latent_dim,

@@ -1,6 +1,6 @@
 """The schema of a latent diffusion run."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -53,6 +53,9 @@ class LDMConfig(Section):
         conditional: whether the class is given to the network.
         latents: what is diffused: vectors looked up from codes, or the encoder's output (kept by `encode --latents`).
     """
+
+    PLACES: ClassVar[tuple[str, ...]] = ("codes", "tokenizer")
+    """Where things lie is not part of what a run is: it may change between two commands of one run."""
 
     codes: str
     tokenizer: str

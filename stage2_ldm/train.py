@@ -12,6 +12,7 @@ from stage1_tokenizer.tokenizer import VQTokenizer
 from stage2_ldm.config import LDMConfig
 from stage2_ldm.denoiser import LatentDenoiser
 from stage2_ldm.objective import diffusion_loss
+from twostage.config import claim_run
 from twostage.data.codes import FrozenCodes
 from twostage.errors import refuse
 from twostage.models import fingerprint
@@ -77,6 +78,7 @@ def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoise
         latent_mean=statistics.mean,
         latent_std=statistics.std,
     )
+    claim_run(run, config, LDMConfig.PLACES.__contains__)
     task = LDMTask(model, config.diffusion.scheduler(), latents_of, config.diffusion.label_dropout)
     denoiser = fit(task, codes, config.training, config.optimizer, run, accelerator)
     assert isinstance(denoiser, LatentDenoiser)

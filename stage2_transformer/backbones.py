@@ -3,6 +3,7 @@
 from torch import nn
 
 from twostage.config import Count, Fraction
+from twostage.errors import refuse
 from twostage.registry import Registry
 
 BACKBONES = Registry(
@@ -16,6 +17,7 @@ def gpt2(
     vocabulary: Count, length: Count, *, layers: Count, heads: Count, width: Count, dropout: Fraction = 0.1
 ) -> nn.Module:
     """GPT-2: learned positions, as in "Taming Transformers" (2021). `length` tokens at most."""
+    _check_width(width, heads)
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(
@@ -37,6 +39,7 @@ def gpt2(
 
 def llama(vocabulary: Count, length: Count, *, layers: Count, heads: Count, width: Count) -> nn.Module:
     """LLaMA: rotary positions, RMSNorm, SwiGLU, as in "LlamaGen" (2024). `length` tokens at most."""
+    _check_width(width, 2 * heads)  # rotary positions turn pairs of channels
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -53,3 +56,8 @@ def llama(vocabulary: Count, length: Count, *, layers: Count, heads: Count, widt
             tie_word_embeddings=False,
         )
     )
+
+
+def _check_width(width: int, divisor: int) -> None:
+    if width % divisor:
+        raise refuse("prior.width", width, f"a multiple of {divisor}, for the heads to share it")

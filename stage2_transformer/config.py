@@ -1,5 +1,7 @@
 """The schema of an autoregressive prior's run."""
 
+from typing import ClassVar
+
 from stage2_transformer.backbones import BACKBONES
 from twostage.config import Fraction, OptimizerConfig, Section, TrainingConfig, component
 
@@ -13,6 +15,9 @@ class TransformerConfig(Section):
         conditional: whether sequences begin with their class.
         label_dropout: how often a label is replaced by "no class" in training.
     """
+
+    PLACES: ClassVar[tuple[str, ...]] = ("codes", "tokenizer")
+    """Where things lie is not part of what a run is: it may change between two commands of one run."""
 
     codes: str
     tokenizer: str

@@ -8,6 +8,7 @@ from torch import Tensor
 from stage1_tokenizer.tokenizer import VQTokenizer
 from stage2_transformer.config import TransformerConfig
 from stage2_transformer.prior import TransformerPrior, code_loss
+from twostage.config import claim_run
 from twostage.data.codes import FrozenCodes
 from twostage.models import fingerprint
 from twostage.training.loop import fit, make_accelerator
@@ -43,6 +44,7 @@ def train(config: TransformerConfig, tokenizer: VQTokenizer, run: Path) -> Trans
         code_shape=codes.manifest.shape,
         num_classes=len(codes.manifest.classes) if config.conditional else None,
     )
+    claim_run(run, config, TransformerConfig.PLACES.__contains__)
     task = TransformerTask(model, config.label_dropout)
     prior = fit(task, codes, config.training, config.optimizer, run, accelerator)
     assert isinstance(prior, TransformerPrior)

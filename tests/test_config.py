@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.train import MAY_DIFFER, read_config
+from pipelines.train import read_config
 from stage1_tokenizer.config import TokenizerConfig
 from stage2_ldm.config import LDMConfig
 from stage2_transformer.config import TransformerConfig
@@ -227,7 +227,7 @@ def test_configs_are_shipped() -> None:
 
 
 def claim(run: Path, config: Any) -> None:
-    claim_run(run, config, MAY_DIFFER.__contains__)
+    claim_run(run, config, TokenizerConfig.PLACES.__contains__)
 
 
 def test_a_run_is_claimed_and_claimed_again(path: Path, tmp_path: Path) -> None:

@@ -3,19 +3,29 @@
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from twostage.errors import TwoStageError
+from twostage.errors import TwoStageError, refuse
 from twostage.files import write_text
 from twostage.registry import Registry, first_error
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 """Types for constructor parameters and sections; a value outside their range is refused with its key."""
 
@@ -60,7 +70,7 @@ class TrainingConfig(Section):
     steps: Count
     batch_size: Count
     accumulation: Count = 1
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_clip: Positive | None = None
     ema_decay: Fraction | None = None
@@ -68,6 +78,12 @@ class TrainingConfig(Section):
     log_every: Count = 50
     workers: NonNegativeInt = 0
     tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise refuse("training.batch_size", self.batch_size, f"a multiple of {self.accumulation} (training.accumulation)")
+        return self
 
 
 class _Loader(yaml.SafeLoader):

@@ -4,7 +4,10 @@ The network of CVQ's experiments on MNIST, Fashion-MNIST and CIFAR-10 (Sec. 4.1)
 convolution and a stack of residual blocks; the decoder mirrors it.
 """
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from twostage.config import Count, NonNegativeInt
@@ -28,7 +31,7 @@ class VQVAE(nn.Module):
     Args:
         channels: of the images.
         latent_dim: d.
-        width: channels inside.
+        width: channels inside; half of it at half resolution.
         residual_blocks: on either side.
         residual_width: channels inside a residual block.
     """
@@ -40,7 +43,7 @@ class VQVAE(nn.Module):
         channels: Count,
         latent_dim: Count,
         *,
-        width: Count = 128,
+        width: Annotated[int, Field(ge=2)] = 128,
         residual_blocks: NonNegativeInt = 2,
         residual_width: Count = 32,
     ) -> None:
