@@ -1,16 +1,37 @@
 """The command `twostage`. Each command imports what it needs when it runs: help and mistakes answer at once."""
 
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from twostage.errors import TwoStageError, refuse
 
+
+class Commands(TyperGroup):
+    """All commands; Ctrl-C in any of them ends with one line and the shell's exit status for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("interrupted; the same command resumes a training at its last checkpoint, and does anything else anew")
+            raise typer.Exit(130) from None
+
+
+def _known_split(split: str) -> str:
+    if split not in ("train", "test"):
+        raise refuse("--split", split, "train or test")
+    return split
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Image tokenizers whose codebook does not collapse, and generators over their frozen codes.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,6 +49,10 @@ Run = Annotated[Path | None, typer.Option("--output", help="run folder; default 
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.steps=100; may be repeated")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check the config, print it resolved, and stop")]
 Data = Annotated[str | None, typer.Option("--data", help="folder of the data, in place of the config's data.root")]
+Split = Annotated[str, typer.Option("--split", help="train or test", callback=_known_split)]
+ReferenceSplit = Annotated[
+    str, typer.Option("--split", help="split of the reference images: train or test", callback=_known_split)
+]
 Network = Annotated[
     str | None, typer.Option("--network", help="FILE.py:FACTORY of a feature network, in place of Inception")
 ]
@@ -92,17 +117,17 @@ def encode(
     tokenizer: Annotated[Path, typer.Option("--tokenizer", help="run folder of a tokenizer")],
     output: Annotated[Path, typer.Option("--output", help="codes folder to write")],
     data: Data = None,
-    split: Annotated[str, typer.Option("--split", help="train or test")] = "train",
+    split: Split = "train",
     latents: Annotated[bool, typer.Option("--latents", help="also keep the encoder's output, as float16")] = False,
 ) -> None:
     """Freeze a data set's codes: one pass of a tokenizer, to disk."""
-    if split not in ("train", "test"):
-        raise refuse("--split", split, "train or test")
-    from pipelines.runs import data_of, load_tokenizer, with_root
+    from pipelines.runs import check_output, data_of, load_tokenizer, with_root
+
+    check_output(output)
+    source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
     from stage1_tokenizer.encode import encode as encode_dataset
 
-    source = with_root(data_of(tokenizer), data)
-    manifest = encode_dataset(load_tokenizer(tokenizer), source, output, split=split, latents=latents)  # type: ignore[arg-type]
+    manifest = encode_dataset(loaded, source, output, split=split, latents=latents)  # type: ignore[arg-type]
     typer.echo(f"done: {manifest.count} images in {output}")
 
 
@@ -119,12 +144,15 @@ def sample(
     guidance_scale: Guidance = 1.0,
 ) -> None:
     """Draw images from a trained prior."""
-    from pipelines.runs import load_pipeline
+    from pipelines.runs import check_output, load_pipeline
+
+    check_output(output)
+    loaded = load_pipeline(pipeline)
     from pipelines.sample import sample_to_folder
 
     options = {"guidance_scale": guidance_scale, **({} if steps is None else {"num_inference_steps": steps})}
-    labels = [int(label) if label.lstrip("-").isdigit() else label for label in class_label or []]
-    sample_to_folder(load_pipeline(pipeline), output, labels, num_images, seed, **options)
+    labels = [int(label) if re.fullmatch(r"-?\d+", label) else label for label in class_label or []]
+    sample_to_folder(loaded, output, labels, num_images, seed, **options)
     typer.echo(f"done: {output}")
 
 
@@ -133,21 +161,25 @@ def evaluate_reconstruction(
     tokenizer: Annotated[Path, typer.Argument(help="run folder of a tokenizer")],
     output: Annotated[Path | None, typer.Option("--output", help="JSON file; default metrics.json in the run")] = None,
     data: Data = None,
-    split: Annotated[str, typer.Option("--split", help="train or test")] = "test",
+    split: Split = "test",
     network: Network = None,
     protocol: Annotated[
         str, typer.Option("--protocol", help="default, or cvq: JPEG pairs as in the paper")
     ] = "default",
 ) -> None:
     """L1, PSNR, SSIM, LPIPS, rFID, usage and perplexity."""
+    from pipelines.runs import check_output, data_of, load_tokenizer, with_root
+
+    output = output or tokenizer / "metrics.json"
+    check_output(output.parent)
+    source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
     from pipelines.evaluate import evaluate_reconstruction as evaluate
-    from pipelines.runs import data_of, load_tokenizer, with_root
     from twostage.data import DATASETS
     from twostage.metrics.features import load_network
 
-    dataset = DATASETS.build(with_root(data_of(tokenizer), data), split=split)
-    rows = evaluate(load_tokenizer(tokenizer), dataset, load_network(network), protocol=protocol)
-    _report({"split": split, **rows}, output or tokenizer / "metrics.json")
+    dataset = DATASETS.build(source, split=split)
+    rows = evaluate(loaded, dataset, load_network(network), protocol=protocol)
+    _report({"split": split, **rows}, output)
 
 
 @evaluate_app.command("generation")
@@ -156,24 +188,26 @@ def evaluate_generation(
     num_images: Annotated[int, typer.Option("--num-images")] = 10_000,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file; default metrics.json in the run")] = None,
     data: Data = None,
-    split: Annotated[str, typer.Option("--split", help="split of the reference images: train or test")] = "test",
+    split: ReferenceSplit = "test",
     seed: Annotated[int, typer.Option("--seed")] = 0,
     steps: Steps = None,
     guidance_scale: Guidance = 1.0,
     network: Network = None,
 ) -> None:
     """FID, KID, IS, precision and recall of samples against real images."""
+    from pipelines.runs import check_output, data_of, load_pipeline, with_root
+
+    output = output or pipeline / "metrics.json"
+    check_output(output.parent)
+    source, loaded = with_root(data_of(pipeline), data), load_pipeline(pipeline)
     from pipelines.evaluate import evaluate_generation as evaluate
-    from pipelines.runs import data_of, load_pipeline, with_root
     from twostage.data import DATASETS
     from twostage.metrics.features import load_network
 
-    dataset = DATASETS.build(with_root(data_of(pipeline), data), split=split)
+    dataset = DATASETS.build(source, split=split)
     options = {"guidance_scale": guidance_scale, **({} if steps is None else {"num_inference_steps": steps})}
-    rows = evaluate(
-        load_pipeline(pipeline), dataset, load_network(network), num_images=num_images, seed=seed, **options
-    )
-    _report({"reference_split": split, **rows}, output or pipeline / "metrics.json")
+    rows = evaluate(loaded, dataset, load_network(network), num_images=num_images, seed=seed, **options)
+    _report({"reference_split": split, **rows}, output)
 
 
 def _report(rows: dict[str, Any], path: Path) -> None:
@@ -197,14 +231,20 @@ def data_check(path: Annotated[Path, typer.Argument(help="a folder of images or 
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    """Run the command line; a user's mistake is one line on standard error and exit status 2, a warning one line."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-    try:
-        app()
-    except TwoStageError as error:
-        print(f"twostage: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+        try:
+            app()
+        except (TwoStageError, OSError) as error:  # OSError: the file system refused, where nothing said it better
+            _say(error)
+            sys.exit(2)
+
+
+def _say(message: object) -> None:
+    print(f"twostage: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from twostage.data.loader import ordered_batches
 from twostage.errors import refuse
 from twostage.metrics.codebook import CodebookMetrics
 from twostage.metrics.features import FeatureNetwork
-from twostage.metrics.generation import Rows, feature_distance, generation_metrics
+from twostage.metrics.generation import NEIGHBOURS, Rows, feature_distance, generation_metrics
 from twostage.metrics.protocols import PROTOCOLS
 from twostage.metrics.reconstruction import ReconstructionMetrics, lpips_distance
 from twostage.metrics.weights import Missing
@@ -69,7 +69,12 @@ def evaluate_generation(
 
     Args:
         options: passed to the pipeline's call.
+
+    Raises:
+        TwoStageError: too few images to compare, or an option that the pipeline does not allow.
     """
+    if num_images < NEIGHBOURS + 1:
+        raise refuse("num_images", num_images, f"an integer of at least {NEIGHBOURS + 1}")
     names = pipeline.config.id2label
     labels = [i % len(names) if names else None for i in range(num_images)]
     images = sample_images(pipeline, labels, seed=seed, **options)

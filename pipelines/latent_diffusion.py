@@ -14,13 +14,13 @@ from pipelines.requests import (
     Generators,
     OutputType,
     check_guidance,
+    check_steps,
     class_ids,
     finish,
     image_generators,
 )
 from stage1_tokenizer.tokenizer import VQTokenizer
 from stage2_ldm.denoiser import LatentDenoiser
-from twostage.errors import refuse
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
@@ -81,9 +81,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         id2label = self.config.id2label
         ids = class_ids(class_label, num_images, id2label)
         check_guidance(guidance_scale, id2label)
-        limit = self.scheduler.config.num_train_timesteps
-        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= limit:
-            raise refuse("num_inference_steps", num_inference_steps, f"an integer in 1..{limit}")
+        check_steps(num_inference_steps, self.scheduler.config.num_train_timesteps)
         generators = image_generators(generator, len(ids))
         latents = self._denoise(ids, num_inference_steps, guidance_scale, eta, generators)
         z_q = self.tokenizer.quantize(self.denoiser.denormalize(latents)).z_q

@@ -1,5 +1,6 @@
 """What both pipelines understand in a call: class labels, one generator per image, the form of the images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -47,9 +48,17 @@ def class_id(label: int | str | None, id2label: Mapping[str, str] | None) -> int
 
 
 def check_guidance(scale: float, id2label: Mapping[str, str] | None) -> None:
-    """Guidance needs a class to be guided to."""
+    """Guidance is a finite number, and needs a class to be guided to."""
+    if not math.isfinite(scale):
+        raise refuse("guidance_scale", scale, "a finite number; 1 means no guidance")
     if scale != 1.0 and not id2label:
         raise refuse("guidance_scale", scale, "1.0: this model is unconditional and has nothing to be guided to")
+
+
+def check_steps(steps: int, timesteps: int) -> None:
+    """Between one denoising step and as many as the noise schedule has."""
+    if not isinstance(steps, int) or not 1 <= steps <= timesteps:
+        raise refuse("num_inference_steps", steps, f"an integer in 1..{timesteps}")
 
 
 def image_generators(generator: Generators, count: int) -> list[torch.Generator]:

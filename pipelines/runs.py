@@ -1,5 +1,6 @@
 """Run folders and what is in them: a tokenizer, a pipeline, the data they were made from."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,15 @@ from twostage.files import read_json
 
 if TYPE_CHECKING:
     from stage1_tokenizer.tokenizer import VQTokenizer
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that could not be made or written to, before anything is computed for it."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir():
+        raise refuse("--output", str(folder), f"a folder that can be made; {place} is a file")
+    if not os.access(place, os.W_OK):
+        raise refuse("--output", str(folder), f"a folder that can be written to; {place} cannot")
 
 
 def tokenizer_folder(path: Path) -> Path:
@@ -38,13 +48,19 @@ def pipeline_folder(path: Path) -> Path:
 
 def load_pipeline(path: str | Path) -> Any:
     """The pipeline of a run folder or of a folder of its own, of whichever kind it is."""
-    import pipelines
-
     folder = pipeline_folder(Path(path))
     name = read_json(folder / "model_index.json").get("_class_name")
     if name not in ("LatentDiffusionPipeline", "AutoregressivePipeline"):
         raise refuse(f"{folder / 'model_index.json'}: _class_name", name, "a pipeline of this package")
-    return getattr(pipelines, name).from_pretrained(folder)
+    from diffusers.utils.logging import disable_progress_bar
+
+    import pipelines
+
+    disable_progress_bar()
+    try:
+        return getattr(pipelines, name).from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise TwoStageError(f"{folder}: could not be loaded ({error})") from error
 
 
 def data_of(path: Path) -> dict[str, Any]:
@@ -53,7 +69,11 @@ def data_of(path: Path) -> dict[str, Any]:
     if run is None:
         raise TwoStageError(f"{path}: no config.yaml here or above says which data this was trained on")
     values = read_yaml(run / "config.yaml")
-    return values["data"] if "data" in values else read_manifest(Path(values["codes"])).data
+    if "data" in values:
+        return DATASETS.resolve(values["data"], f"{run / 'config.yaml'}: data")
+    if not isinstance(values.get("codes"), str):
+        raise TwoStageError(f"{run / 'config.yaml'}: is not the config of a run (it names neither data nor codes)")
+    return read_manifest(Path(values["codes"])).data
 
 
 def with_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.requests import check_guidance, class_ids
+from pipelines.requests import check_guidance, check_steps, class_ids
 from twostage.data.loader import mix
+from twostage.errors import refuse
 from twostage.pictures import image_grid, save_image, save_labelled_rows
 
 
@@ -20,7 +21,11 @@ def sample_images(
 
     Args:
         options: passed to the pipeline's call (num_inference_steps, guidance_scale, temperature ...).
+
+    Raises:
+        TwoStageError: an option that the pipeline does not allow.
     """
+    _check_options(pipeline, options)
     generators = [torch.Generator().manual_seed(mix(seed, i)) for i in range(len(labels))]
     pipeline.set_progress_bar_config(desc="batch", leave=False, dynamic_ncols=True, disable=len(labels) < batch_size)
     parts = []
@@ -31,6 +36,16 @@ def sample_images(
             parts.append(images * 2 - 1)
             bar.update(len(images))
     return torch.cat(parts)
+
+
+def _check_options(pipeline: Any, options: dict[str, Any]) -> None:
+    check_guidance(options.get("guidance_scale", 1.0), pipeline.config.id2label)
+    if "num_inference_steps" not in options:
+        return
+    steps, scheduler = options["num_inference_steps"], getattr(pipeline, "scheduler", None)
+    if scheduler is None:
+        raise refuse("num_inference_steps", steps, "no steps: this model draws one code after another")
+    check_steps(steps, scheduler.config.num_train_timesteps)
 
 
 def class_grid(pipeline: Any, path: Path, *, columns: int, seed: int, **options: Any) -> Tensor:
@@ -51,7 +66,6 @@ def sample_to_folder(
     """
     names = pipeline.config.id2label
     wanted = class_ids(list(labels) or (list(range(len(names))) if names else None), num_images, names)
-    check_guidance(options.get("guidance_scale", 1.0), names)
     images = sample_images(pipeline, wanted, seed=seed, **options)
     for i, (label, image) in enumerate(zip(wanted, images)):
         name = f"{i:05d}.png" if label is None else f"class{label:03d}_{i % num_images:05d}.png"
