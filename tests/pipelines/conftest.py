@@ -1,7 +1,14 @@
-"""Small pipelines with random weights: enough to test what a pipeline promises."""
+"""Small pipelines with random weights, and the whole way through the commands on tiny settings."""
+
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +88,122 @@ def unconditional(request, tokenizer):
 def quick(pipeline):
     """Call options that keep a latent diffusion pipeline short."""
     return {"num_inference_steps": 3} if hasattr(pipeline, "denoiser") else {}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left on the terminal."""
+
+    status: int
+    out: str
+    err: str
+
+
+def call(*arguments):
+    """Run `twostage ARGUMENTS` in this process."""
+    from pipelines.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["twostage", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code or 0
+    return Answer(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """`command("train", ...)`, on a machine without published weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch_home")))
+        yield call
+
+
+DATA = {"name": "shapes", "image_size": 16, "count": 96}
+OPTIMIZER = {"learning_rate": 1e-3, "warmup_steps": 2}
+TRAINING = {"steps": 8, "batch_size": 16, "checkpoint_every": 3, "log_every": 2}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The whole way through the commands, once: run folders below `folder`, and each command's answer."""
+
+    folder: Path
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+    def __truediv__(self, name):
+        return self.folder / name
+
+    def config(self, name):
+        return self / f"{name}.yaml"
+
+
+@pytest.fixture(scope="session")
+def configs(tmp_path_factory):
+    """A folder with tokenizer.yaml, ldm.yaml and transformer.yaml, as small as they can be; nothing is trained."""
+    folder = tmp_path_factory.mktemp("chain")
+    frozen = {"codes": str(folder / "codes"), "tokenizer": str(folder / "tokenizer")}
+    values = {
+        "tokenizer": {
+            "data": DATA,
+            "autoencoder": {"name": "vqvae", "width": 8, "residual_blocks": 1, "residual_width": 4},
+            "quantizer": {"name": "cvq", "codebook_size": 16, "dim": 4, "distance": "l2"},
+            "warm_start": {"steps": 3, "features": 200},
+            "optimizer": OPTIMIZER,
+            "training": TRAINING,
+        },
+        "ldm": {
+            **frozen,
+            "denoiser": {
+                "name": "unet",
+                "widths": [8],
+                "layers": 1,
+                "attention": [True],
+                "head_dim": 8,
+                "norm_groups": 4,
+            },
+            "diffusion": {"timesteps": 20},
+            "optimizer": OPTIMIZER,
+            "training": {**TRAINING, "ema_decay": 0.9},
+        },
+        "transformer": {
+            **frozen,
+            "prior": {"name": "gpt2", "layers": 1, "heads": 2, "width": 16},
+            "optimizer": OPTIMIZER,
+            "training": TRAINING,
+        },
+    }
+    for name, value in values.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(value))
+    return Chain(folder)
+
+
+@pytest.fixture(scope="session")
+def chain(configs, command):
+    """The configs with everything trained, encoded, sampled and evaluated from them."""
+
+    def do(name, *arguments):
+        answer = configs.answers[name] = command(*arguments)
+        assert answer.status == 0, f"{name}: {answer.err}"
+
+    def train(stage, run, *options):
+        do(run, "train", stage, configs.config(stage), "--output", configs / run, *options)
+
+    train("tokenizer", "tokenizer")
+    do("codes", "encode", "--tokenizer", configs / "tokenizer", "--output", configs / "codes")
+    do("latents", "encode", "--tokenizer", configs / "tokenizer", "--output", configs / "latents", "--latents")
+    train("ldm", "ldm")
+    train("ldm", "continuous", "--set", "latents=continuous", "--set", f"codes={configs / 'latents'}")
+    train("ldm", "unconditional", "--set", "conditional=false", "--set", "training.steps=2")
+    train("transformer", "transformer")
+    few = {"ldm": ["--steps", 3], "continuous": ["--steps", 3], "transformer": []}
+    labels = ["--class-label", "star", "--class-label", 0, "--num-images", 2]
+    for prior, steps in few.items():
+        do(f"sample {prior}", "sample", configs / prior, "--output", configs / f"{prior}_samples", *labels, *steps)
+    do("evaluate tokenizer", "evaluate", "reconstruction", configs / "tokenizer")
+    for prior in ("ldm", "transformer"):
+        do(f"evaluate {prior}", "evaluate", "generation", configs / prior, "--num-images", 12, *few[prior])
+    return configs
