@@ -168,10 +168,10 @@ def evaluate_reconstruction(
     ] = "default",
 ) -> None:
     """L1, PSNR, SSIM, LPIPS, rFID, usage and perplexity."""
-    from pipelines.runs import check_output, data_of, load_tokenizer, with_root
+    from pipelines.runs import check_output_file, data_of, load_tokenizer, with_root
 
     output = output or tokenizer / "metrics.json"
-    check_output(output.parent)
+    check_output_file(output)
     source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
     from pipelines.evaluate import evaluate_reconstruction as evaluate
     from twostage.data import DATASETS
@@ -195,10 +195,10 @@ def evaluate_generation(
     network: Network = None,
 ) -> None:
     """FID, KID, IS, precision and recall of samples against real images."""
-    from pipelines.runs import check_output, data_of, load_pipeline, with_root
+    from pipelines.runs import check_output_file, data_of, load_pipeline, with_root
 
     output = output or pipeline / "metrics.json"
-    check_output(output.parent)
+    check_output_file(output)
     source, loaded = with_root(data_of(pipeline), data), load_pipeline(pipeline)
     from pipelines.evaluate import evaluate_generation as evaluate
     from twostage.data import DATASETS

@@ -23,6 +23,13 @@ def check_output(folder: Path) -> None:
         raise refuse("--output", str(folder), f"a folder that can be written to; {place} cannot")
 
 
+def check_output_file(path: Path) -> None:
+    """The same for a file."""
+    if path.is_dir():
+        raise refuse("--output", str(path), "a file, not a folder")
+    check_output(path.parent)
+
+
 def tokenizer_folder(path: Path) -> Path:
     """The saved tokenizer in a tokenizer's run folder, in a pipeline's folder, or `path` itself."""
     for folder in (path / "tokenizer", path / "pipeline" / "tokenizer", path):

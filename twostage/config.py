@@ -82,7 +82,8 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         if self.batch_size % self.accumulation:
-            raise refuse("training.batch_size", self.batch_size, f"a multiple of {self.accumulation} (training.accumulation)")
+            allowed = f"a multiple of {self.accumulation} (training.accumulation)"
+            raise refuse("training.batch_size", self.batch_size, allowed)
         return self
 
 

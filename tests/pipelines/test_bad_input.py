@@ -345,6 +345,13 @@ def test_mistakes_in_measuring_reconstructions(chain, command, output, options, 
     assert_refused(answer, *words)
 
 
+def test_rows_are_written_to_a_file(chain, command, tmp_path):
+    before = contents(tmp_path)
+    answer = command("evaluate", "reconstruction", chain / "tokenizer", "--output", tmp_path)
+    assert_refused(answer, f"--output: '{tmp_path}'", "a file, not a folder")
+    assert contents(tmp_path) == before
+
+
 def test_encode_knows_its_splits(chain, command, output):
     encode = ("encode", "--tokenizer", chain / "tokenizer", "--output", output)
     assert_refused(command(*encode, "--split", "tset"), "--split: 'tset'", "train or test")
