@@ -57,7 +57,11 @@ Network = Annotated[
     str | None, typer.Option("--network", help="FILE.py:FACTORY of a feature network, in place of Inception")
 ]
 Steps = Annotated[int | None, typer.Option("--steps", help="denoising steps (latent diffusion; default 200)")]
+Eta = Annotated[float | None, typer.Option("--eta", help="DDIM's noise, 0 to 1 (latent diffusion; default 0)")]
 Guidance = Annotated[float, typer.Option("--guidance-scale", help="1 means no guidance")]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="of the codes (transformer; default 1)")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="draw from the k likeliest codes (transformer; 0: all)")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="draw from the likeliest codes up to p (transformer)")]
 
 
 @app.command()
@@ -112,6 +116,10 @@ def _train(command: Any, checked: Any, config: Path, output: Path | None, dry_ru
     typer.echo(f"done: {run}")
 
 
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
 @app.command()
 def encode(
     tokenizer: Annotated[Path, typer.Option("--tokenizer", help="run folder of a tokenizer")],
@@ -141,7 +149,11 @@ def sample(
     num_images: Annotated[int, typer.Option("--num-images", help="images per label")] = 8,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     steps: Steps = None,
+    eta: Eta = None,
     guidance_scale: Guidance = 1.0,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
 ) -> None:
     """Draw images from a trained prior."""
     from pipelines.runs import check_output, load_pipeline
@@ -150,7 +162,14 @@ def sample(
     loaded = load_pipeline(pipeline)
     from pipelines.sample import sample_to_folder
 
-    options = {"guidance_scale": guidance_scale, **({} if steps is None else {"num_inference_steps": steps})}
+    options = _given(
+        num_inference_steps=steps,
+        eta=eta,
+        guidance_scale=guidance_scale,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
     labels = [int(label) if re.fullmatch(r"-?\d+", label) else label for label in class_label or []]
     sample_to_folder(loaded, output, labels, num_images, seed, **options)
     typer.echo(f"done: {output}")
@@ -178,7 +197,7 @@ def evaluate_reconstruction(
     from twostage.metrics.features import load_network
 
     dataset = DATASETS.build(source, split=split)
-    rows = evaluate(loaded, dataset, load_network(network), protocol=protocol)
+    rows = evaluate(loaded, dataset, load_network(network, loaded.device), protocol=protocol)
     _report({"split": split, **rows}, output)
 
 
@@ -191,7 +210,11 @@ def evaluate_generation(
     split: ReferenceSplit = "test",
     seed: Annotated[int, typer.Option("--seed")] = 0,
     steps: Steps = None,
+    eta: Eta = None,
     guidance_scale: Guidance = 1.0,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     network: Network = None,
 ) -> None:
     """FID, KID, IS, precision and recall of samples against real images."""
@@ -205,8 +228,15 @@ def evaluate_generation(
     from twostage.metrics.features import load_network
 
     dataset = DATASETS.build(source, split=split)
-    options = {"guidance_scale": guidance_scale, **({} if steps is None else {"num_inference_steps": steps})}
-    rows = evaluate(loaded, dataset, load_network(network), num_images=num_images, seed=seed, **options)
+    options = _given(
+        num_inference_steps=steps,
+        eta=eta,
+        guidance_scale=guidance_scale,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
+    rows = evaluate(loaded, dataset, load_network(network, loaded.device), num_images=num_images, seed=seed, **options)
     _report({"reference_split": split, **rows}, output)
 
 

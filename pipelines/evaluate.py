@@ -1,6 +1,5 @@
 """`twostage evaluate`: how well a tokenizer reconstructs, how well a pipeline generates."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,16 +39,17 @@ def evaluate_reconstruction(
     if protocol not in PROTOCOLS:
         raise refuse("protocol", protocol, ", ".join(PROTOCOLS))
     how = PROTOCOLS[protocol]
-    lpips = lpips_distance(device=str(tokenizer.device))
+    lpips = lpips_distance(device=tokenizer.device)
     metrics = ReconstructionMetrics(how.measures if isinstance(lpips, Missing) else {**how.measures, "LPIPS": lpips})
     codebook = CodebookMetrics(tokenizer.quantizer.codebook_size)
     kept: list[Tensor] = []
-    for images in _images(dataset, batch_size, "reconstructing"):
-        encoded = tokenizer.encode(images.to(tokenizer.device))
-        reconstructions = tokenizer.decode(encoded.z_q).clamp(-1, 1).cpu()
+    for batch in tqdm(ordered_batches(dataset, batch_size), desc="reconstructing", unit="batch", dynamic_ncols=True):
+        images = batch["images"].to(tokenizer.device)
+        encoded = tokenizer.encode(images)
+        reconstructions = tokenizer.decode(encoded.z_q).clamp(-1, 1)
         metrics.update(how.prepare(images), how.prepare(reconstructions))
         codebook.update(encoded.codes)
-        kept.append(to_uint8(reconstructions))
+        kept.append(to_uint8(reconstructions).cpu())
     rows: Rows = {"protocol": protocol, **metrics.compute(), **codebook.compute()}
     if isinstance(lpips, Missing):
         rows["LPIPS"] = str(lpips)
@@ -79,8 +79,3 @@ def evaluate_generation(
     labels = [i % len(names) if names else None for i in range(num_images)]
     images = sample_images(pipeline, labels, seed=seed, **options)
     return {**generation_metrics(reference, to_uint8(images), network), "seed": seed, **options}
-
-
-def _images(dataset: ImageDataset, batch_size: int, what: str) -> Iterator[Tensor]:
-    for batch in tqdm(ordered_batches(dataset, batch_size), desc=what, unit="batch", dynamic_ncols=True):
-        yield batch["images"]

@@ -19,7 +19,7 @@ from stage1_tokenizer.config import TokenizerConfig
 from stage1_tokenizer.encode import encode
 from stage2_ldm.config import LDMConfig
 from stage2_transformer.config import TransformerConfig
-from twostage.config import Section, load, override, read_yaml
+from twostage.config import Section, load, read_yaml
 from twostage.data import DATASETS
 from twostage.data.images import ImageDataset, to_uint8
 from twostage.files import write_json
@@ -27,12 +27,12 @@ from twostage.metrics.classifier import Classifier, accuracy, class_agreement, t
 from twostage.metrics.features import FeatureNetwork, RowNames, load_network
 from twostage.metrics.generation import Rows, generation_metrics
 
-COLUMNS = 24
+COLUMNS = 12
 """Samples per class and prior."""
 
 SAMPLING: dict[str, dict[str, Any]] = {
-    "ldm": {"num_inference_steps": 200, "guidance_scale": 2.0},
-    "transformer": {"guidance_scale": 2.0},
+    "ldm": {"num_inference_steps": 200, "guidance_scale": 3.0},
+    "transformer": {"guidance_scale": 3.0, "top_p": 0.9},
 }
 
 
@@ -95,7 +95,7 @@ def quickstart_config(name: str, schema: type[Section], output: Path) -> Any:
     """A config of configs/quickstart, its paths inside `output`."""
     values = read_yaml(Path(str(files("configs") / "quickstart" / f"{name}.yaml")))
     if "codes" in values:
-        values = override(values, [f"codes={output / 'codes'}", f"tokenizer={output / 'tokenizer'}"])
+        values |= {"codes": str(output / "codes"), "tokenizer": str(output / "tokenizer")}
     return load(schema, values, f"configs/quickstart/{name}.yaml")
 
 

@@ -39,10 +39,10 @@ def tokenizer_folder(path: Path) -> Path:
 
 
 def load_tokenizer(path: str | Path) -> "VQTokenizer":
-    """The tokenizer of a run folder, a pipeline folder, or a folder of its own, in eval mode."""
+    """The tokenizer of a run folder, a pipeline folder, or a folder of its own, in eval mode, on the GPU if any."""
     from stage1_tokenizer.tokenizer import VQTokenizer
 
-    return VQTokenizer.from_pretrained(tokenizer_folder(Path(path))).eval()
+    return VQTokenizer.from_pretrained(tokenizer_folder(Path(path))).eval().to(_device())
 
 
 def pipeline_folder(path: Path) -> Path:
@@ -54,7 +54,7 @@ def pipeline_folder(path: Path) -> Path:
 
 
 def load_pipeline(path: str | Path) -> Any:
-    """The pipeline of a run folder or of a folder of its own, of whichever kind it is."""
+    """The pipeline of a run folder or of a folder of its own, of whichever kind it is, on the GPU if any."""
     folder = pipeline_folder(Path(path))
     name = read_json(folder / "model_index.json").get("_class_name")
     if name not in ("LatentDiffusionPipeline", "AutoregressivePipeline"):
@@ -65,9 +65,15 @@ def load_pipeline(path: str | Path) -> Any:
 
     disable_progress_bar()
     try:
-        return getattr(pipelines, name).from_pretrained(folder)
+        return getattr(pipelines, name).from_pretrained(folder).to(_device())
     except (OSError, ValueError) as error:
         raise TwoStageError(f"{folder}: could not be loaded ({error})") from error
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def data_of(path: Path) -> dict[str, Any]:

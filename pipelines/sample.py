@@ -1,5 +1,6 @@
 """`twostage sample` and every other place that needs many samples: class by class, in batches, with progress."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from pipelines.requests import check_guidance, check_steps, class_ids
 from twostage.data.loader import mix
 from twostage.errors import refuse
 from twostage.pictures import image_grid, save_image, save_labelled_rows
+
+OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "temperature", "top_k", "top_p")
+"""What a user may ask of the sampling; each pipeline understands some of it."""
 
 
 def sample_images(
@@ -39,13 +43,13 @@ def sample_images(
 
 
 def _check_options(pipeline: Any, options: dict[str, Any]) -> None:
+    known = [name for name in inspect.signature(type(pipeline).__call__).parameters if name in OPTIONS]
+    for name, value in options.items():
+        if name not in known:
+            raise refuse(name, value, f"what {type(pipeline).__name__} understands: {', '.join(known)}")
     check_guidance(options.get("guidance_scale", 1.0), pipeline.config.id2label)
-    if "num_inference_steps" not in options:
-        return
-    steps, scheduler = options["num_inference_steps"], getattr(pipeline, "scheduler", None)
-    if scheduler is None:
-        raise refuse("num_inference_steps", steps, "no steps: this model draws one code after another")
-    check_steps(steps, scheduler.config.num_train_timesteps)
+    if "num_inference_steps" in options:
+        check_steps(options["num_inference_steps"], pipeline.scheduler.config.num_train_timesteps)
 
 
 def class_grid(pipeline: Any, path: Path, *, columns: int, seed: int, **options: Any) -> Tensor:

@@ -304,7 +304,7 @@ SAMPLE_MISTAKES = [
     ("transformer", ["--guidance-scale", "inf"], ("guidance_scale: inf", "finite")),
     ("ldm", ["--steps", 0], ("num_inference_steps: 0", "1..20")),
     ("ldm", ["--steps", 21], ("num_inference_steps: 21", "1..20")),
-    ("transformer", ["--steps", 5], ("num_inference_steps: 5", "no steps")),
+    ("transformer", ["--steps", 5], ("num_inference_steps: 5", "AutoregressivePipeline understands")),
     ("ldm", ["--num-images", 0], ("num_images: 0", "at least 1")),
     ("transformer", ["--num-images", -3], ("num_images: -3", "at least 1")),
 ]
@@ -322,7 +322,7 @@ def test_mistakes_in_sampling(chain, command, output, prior, options, words):
         ("ldm", ["--num-images", 3], ("num_images: 3", "at least 4")),
         ("ldm", ["--split", "tset"], ("--split: 'tset'", "train or test")),
         ("ldm", ["--steps", 0], ("num_inference_steps: 0", "1..20")),
-        ("transformer", ["--steps", 5], ("num_inference_steps: 5", "no steps")),
+        ("transformer", ["--steps", 5], ("num_inference_steps: 5", "AutoregressivePipeline understands")),
         ("unconditional", ["--guidance-scale", 2], ("guidance_scale: 2.0", "unconditional")),
         ("ldm", ["--network", "nowhere.py:f"], ("nowhere.py",)),
     ],

@@ -134,7 +134,7 @@ def draw(uniform: ndarray, labels: ndarray, size: int) -> ndarray:
     centres = ((2 * np.arange(size, dtype=np.float32) + 1) / size - 1)[None]
     x, y = centres[:, None, :], -centres[:, :, None]
 
-    radius = row.between(0.62, 0.84)
+    radius = row.between(0.68, 0.86)
     room = 0.98 - radius
     x_shape, y_shape = (x - room * row.between(-1, 1)) / radius, (y - room * row.between(-1, 1)) / radius
     half_angle = row.between(-0.18, 0.18)  # its tangent: rotations within 20 degrees, without a sine
@@ -148,8 +148,8 @@ def draw(uniform: ndarray, labels: ndarray, size: int) -> ndarray:
     inside = minimum(maximum(0.5 - distance * radius * (size / 2), 0), 1)[:, None]
 
     dark = row.between(0, 1) < 0.5
-    ground = np.where(dark, row.between(0.1, 0.26), row.between(0.8, 0.92)) + 0.04 * texture(x, y, row)
-    fill = np.where(dark, row.between(0.58, 0.8), row.between(0.28, 0.48)) + 0.08 * texture(x, y, row)
+    ground = np.where(dark, row.between(0.1, 0.26), row.between(0.8, 0.92)) + 0.025 * texture(x, y, row)
+    fill = np.where(dark, row.between(0.58, 0.8), row.between(0.28, 0.48)) + 0.06 * texture(x, y, row)
     hue = row.between(0, 1)
     background = colour(hue, row.between(0.3, 0.65), ground)
     foreground = colour(hue + row.between(0.2, 0.8), row.between(0.75, 1), fill)  # never the background's own hue

@@ -24,7 +24,8 @@ class Protocol:
 
 def as_jpeg(images: Tensor) -> Tensor:
     """The images as they come back from JPEG files of Pillow's default quality, three channels each."""
-    return from_uint8(torch.stack([_through_jpeg(image) for image in to_uint8(images).expand(-1, 3, -1, -1)]))
+    pixels = to_uint8(images).cpu().expand(-1, 3, -1, -1)
+    return from_uint8(torch.stack([_through_jpeg(image) for image in pixels])).to(images.device)
 
 
 def _through_jpeg(image: Tensor) -> Tensor:
