@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ SCHEMAS: dict[str, type[Section]] = {
 
 def quickstart_config(name: str, schema: type[Section], output: Path) -> Any:
     """A config of configs/quickstart, its paths inside `output`."""
-    values = read_yaml(Path(str(files("configs") / "quickstart" / f"{name}.yaml")))
+    values = read_yaml(train.find_config(Path("quickstart") / f"{name}.yaml"))
     if "codes" in values:
         values |= {"codes": str(output / "codes"), "tokenizer": str(output / "tokenizer")}
     return load(schema, values, f"configs/quickstart/{name}.yaml")

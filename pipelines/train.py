@@ -13,10 +13,19 @@ from twostage.models import save_model
 from twostage.pictures import save_curves
 from twostage.training.log import read_log
 
+INSTALLED = Path(__file__).parents[1] / "configs"
+"""Where the configs lie beside the packages, in a checkout as in an installation."""
+
+
+def find_config(path: Path) -> Path:
+    """The file at `path`, or else the config of that name that is installed with the package."""
+    installed = INSTALLED / path.relative_to("configs") if path.parts[:1] == ("configs",) else INSTALLED / path
+    return installed if installed.is_file() and not path.exists() else path
+
 
 def read_config(schema: type[Section], path: Path, assignments: Sequence[str], data: str | None = None) -> Any:
     """The config file with the command line's overrides, checked."""
-    values = override(read_yaml(path), assignments)
+    values = override(read_yaml(find_config(path)), assignments)
     if data is not None:
         values = override(values, [f"data.root={json.dumps(data)}"])  # quoted: a path is text, whatever it looks like
     return load(schema, values, path)

@@ -72,7 +72,7 @@ def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoise
         backbone_config=config.denoiser,
         latent_size=codes.manifest.shape[-1],
         latent_dim=tokenizer.quantizer.dim,
-        num_classes=len(codes.manifest.classes) if config.conditional else None,
+        num_classes=codes.manifest.num_classes(conditional=config.conditional),
         prediction_type=config.diffusion.prediction_type,
         latents=config.latents,
         latent_mean=statistics.mean,

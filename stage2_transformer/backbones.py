@@ -27,6 +27,7 @@ def gpt2(
             n_embd=width,
             n_layer=layers,
             n_head=heads,
+            activation_function="gelu_pytorch_tanh",  # the same function as the default, in one operation
             resid_pdrop=dropout,
             embd_pdrop=dropout,
             attn_pdrop=dropout,

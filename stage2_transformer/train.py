@@ -42,7 +42,7 @@ def train(config: TransformerConfig, tokenizer: VQTokenizer, run: Path) -> Trans
         backbone_config=config.prior,
         codebook_size=codes.manifest.codebook_size,
         code_shape=codes.manifest.shape,
-        num_classes=len(codes.manifest.classes) if config.conditional else None,
+        num_classes=codes.manifest.num_classes(conditional=config.conditional),
     )
     claim_run(run, config, TransformerConfig.PLACES.__contains__)
     task = TransformerTask(model, config.label_dropout)

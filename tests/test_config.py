@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.train import read_config
+from pipelines.train import find_config, read_config
 from stage1_tokenizer.config import TokenizerConfig
 from stage2_ldm.config import LDMConfig
 from stage2_transformer.config import TransformerConfig
@@ -294,3 +294,16 @@ def test_a_file_in_place_of_the_run_folder_is_refused(path: Path) -> None:
     with pytest.raises(TwoStageError, match="could not be written"):
         claim(path, config)
     assert path.read_text() == GOOD
+
+
+def test_a_config_is_found_on_disk_first_and_in_the_package_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    installed = find_config(Path("configs/quickstart/ldm.yaml"))
+    assert installed.is_absolute()
+    assert installed.is_file()
+    assert find_config(Path("quickstart/ldm.yaml")) == installed
+    own = Path("configs/quickstart/ldm.yaml")
+    own.parent.mkdir(parents=True)
+    own.write_text("{}")
+    assert find_config(own) == own
+    assert find_config(Path("nowhere.yaml")) == Path("nowhere.yaml")

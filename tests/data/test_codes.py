@@ -137,3 +137,20 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(TwoStageError, match="is not empty and holds no codes"):
         write(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_conditional_prior_of_unlabelled_codes_is_refused(tmp_path):
+    manifest = CodesManifest(
+        tokenizer="t",
+        data={},
+        split="train",
+        classes=[],
+        codebook_size=2,
+        shape=[1, 1],
+        count=1,
+        files={},
+        latents=False,
+    )
+    assert manifest.num_classes(conditional=False) is None
+    with pytest.raises(TwoStageError, match=r"conditional: True is not allowed; allowed: false: .*unlabelled"):
+        manifest.num_classes(conditional=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from twostage.errors import TwoStageError
+from twostage.errors import TwoStageError, refuse
 from twostage.files import atomic, read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -44,6 +44,16 @@ class CodesManifest:
     count: int
     files: dict[str, str]
     latents: bool
+
+    def num_classes(self, *, conditional: bool) -> int | None:
+        """How many classes a prior over these codes has; None for an unconditional one.
+
+        Raises:
+            TwoStageError: a conditional prior is asked for, but the codes are of unlabelled data.
+        """
+        if conditional and not self.classes:
+            raise refuse("conditional", True, "false: these codes are of unlabelled data")
+        return len(self.classes) if conditional else None
 
 
 @dataclass(frozen=True, kw_only=True)
