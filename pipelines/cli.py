@@ -116,8 +116,10 @@ def _train(command: Any, checked: Any, config: Path, output: Path | None, dry_ru
     typer.echo(f"done: {run}")
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _sampling(*values: float | None) -> dict[str, Any]:
+    """The options that were given, under the names that a pipeline's call has for them."""
+    names = ("num_inference_steps", "eta", "guidance_scale", "temperature", "top_k", "top_p")
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
 @app.command()
@@ -162,14 +164,7 @@ def sample(
     loaded = load_pipeline(pipeline)
     from pipelines.sample import sample_to_folder
 
-    options = _given(
-        num_inference_steps=steps,
-        eta=eta,
-        guidance_scale=guidance_scale,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-    )
+    options = _sampling(steps, eta, guidance_scale, temperature, top_k, top_p)
     labels = [int(label) if re.fullmatch(r"-?\d+", label) else label for label in class_label or []]
     sample_to_folder(loaded, output, labels, num_images, seed, **options)
     typer.echo(f"done: {output}")
@@ -228,14 +223,7 @@ def evaluate_generation(
     from twostage.metrics.features import load_network
 
     dataset = DATASETS.build(source, split=split)
-    options = _given(
-        num_inference_steps=steps,
-        eta=eta,
-        guidance_scale=guidance_scale,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-    )
+    options = _sampling(steps, eta, guidance_scale, temperature, top_k, top_p)
     rows = evaluate(loaded, dataset, load_network(network, loaded.device), num_images=num_images, seed=seed, **options)
     _report({"reference_split": split, **rows}, output)
 
