@@ -1,6 +1,6 @@
 """What every quantiser is: features in, codes and their vectors out, and a codebook that the decoder sees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,16 +29,6 @@ class QuantizerOutput:
     metrics: dict[str, Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlatOutput:
-    """The same for n features in rows: z_q [n, d], codes [n]."""
-
-    z_q: Tensor
-    codes: Tensor
-    loss: Tensor
-    metrics: dict[str, Tensor]
-
-
 class Quantizer(nn.Module):
     """Base of all quantisers.
 
@@ -58,8 +48,12 @@ class Quantizer(nn.Module):
         super().__init__()
         self.codebook_size, self.dim = codebook_size, dim
 
-    def quantize(self, features: Tensor) -> FlatOutput:
-        """Quantise features in rows, [n, d]; in training mode, also update the codebook's running state."""
+    def quantize(self, features: Tensor) -> QuantizerOutput:
+        """Quantise features in rows, [n, d]; in training mode, also update the codebook's running state.
+
+        Returns:
+            z_q [n, d], codes [n], loss and metrics.
+        """
         raise NotImplementedError
 
     def forward(self, z: Tensor) -> QuantizerOutput:
@@ -73,11 +67,10 @@ class Quantizer(nn.Module):
         b, _, h, w = z.shape
         with torch.autocast(z.device.type, enabled=False):
             flat = self.quantize(rearrange(full_precision(z), "b d h w -> (b h w) d"))
-        return QuantizerOutput(
+        return replace(
+            flat,
             z_q=rearrange(flat.z_q, "(b h w) d -> b d h w", b=b, h=h, w=w).to(z.dtype),
             codes=rearrange(flat.codes, "(b h w) -> b h w", b=b, h=h, w=w),
-            loss=flat.loss,
-            metrics=flat.metrics,
         )
 
     def decode(self, codes: Tensor) -> Tensor:

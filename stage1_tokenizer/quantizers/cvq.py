@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.quantizers.base import FlatOutput, Quantizer, codebook_metrics, uniform_codebook
+from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook
 from stage1_tokenizer.quantizers.nearest import WORKSPACE, Distance, nearest, similarity
 from stage1_tokenizer.quantizers.straight_through import straight_through
 from twostage.config import Count, Fraction, NonNegative, Positive
@@ -80,7 +80,7 @@ class CVQ(Quantizer):
         self.register_buffer("average_usage", torch.zeros(codebook_size))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def quantize(self, features: Tensor) -> FlatOutput:
+    def quantize(self, features: Tensor) -> QuantizerOutput:
         codes = nearest(features, self.codebook, self.distance)
         vectors = F.embedding(codes, self.codebook)
         commitment = F.mse_loss(features, vectors.detach())
@@ -95,7 +95,7 @@ class CVQ(Quantizer):
                 metrics["contrastive"] = contrastive.detach()
             self.cluster(everyone, gather_rows(codes))
         z_q = straight_through(features, vectors) if self.training else vectors
-        return FlatOutput(z_q=z_q, codes=codes, loss=loss, metrics=metrics)
+        return QuantizerOutput(z_q=z_q, codes=codes, loss=loss, metrics=metrics)
 
     @torch.no_grad()
     def cluster(self, features: Tensor, codes: Tensor) -> None:

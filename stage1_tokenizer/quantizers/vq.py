@@ -8,7 +8,7 @@ Both terms are means over features and dimensions. beta weighs the commitment te
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.quantizers.base import FlatOutput, Quantizer, codebook_metrics, uniform_codebook
+from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook
 from stage1_tokenizer.quantizers.nearest import Distance, nearest
 from stage1_tokenizer.quantizers.straight_through import straight_through
 from twostage.config import Count, NonNegative
@@ -37,12 +37,12 @@ class VQ(Quantizer):
         self.commitment_weight = commitment_weight
         self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
 
-    def quantize(self, features: Tensor) -> FlatOutput:
+    def quantize(self, features: Tensor) -> QuantizerOutput:
         codes = nearest(features, self.codebook, self.distance)
         vectors = F.embedding(codes, self.codebook)
         commitment = F.mse_loss(features, vectors.detach())
         codebook = F.mse_loss(vectors, features.detach())
-        return FlatOutput(
+        return QuantizerOutput(
             z_q=straight_through(features, vectors) if self.training else vectors,
             codes=codes,
             loss=self.commitment_weight * commitment + codebook,
