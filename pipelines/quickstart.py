@@ -30,7 +30,7 @@ COLUMNS = 12
 """Samples per class and prior."""
 
 SAMPLING: dict[str, dict[str, Any]] = {
-    "ldm": {"num_inference_steps": 200, "guidance_scale": 3.0},
+    "ldm": {"num_inference_steps": 200, "guidance_scale": 4.0},
     "transformer": {"guidance_scale": 3.0, "top_p": 0.9},
 }
 

@@ -52,8 +52,9 @@ def unet(
     attends = [False] + [True] * halvings if attention is None else attention
     if len(attends) != len(widths):
         raise refuse("denoiser.attention", attention, f"one of true or false for each of the {len(widths)} widths")
-    if any(attend and width % head_dim for attend, width in zip(attends, widths)):
-        raise refuse("denoiser.head_dim", head_dim, f"a divisor of every width with attention, of {widths}")
+    attended = [width for width, attend in zip(widths, attends) if attend] + [widths[-1]]  # the middle always attends
+    if any(width % head_dim for width in attended):
+        raise refuse("denoiser.head_dim", head_dim, f"a divisor of every width with attention, here {attended}")
     from diffusers import UNet2DModel
 
     return UNet2DModel(

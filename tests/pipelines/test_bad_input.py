@@ -134,7 +134,7 @@ def test_a_missing_config(command, output, tmp_path):
     [
         ("ldm", ["denoiser.widths=[12]", "denoiser.norm_groups=8"], ("denoiser.widths: [12]", "norm_groups (8)")),
         ("ldm", ["denoiser.widths=[]"], ("denoiser.widths: []", "at least one")),
-        ("ldm", ["denoiser.head_dim=5"], ("denoiser.head_dim: 5", "[8]")),
+        ("ldm", ["denoiser.head_dim=5"], ("denoiser.head_dim: 5", "[8, 8]")),
         ("ldm", ["denoiser.attention=[true, true]"], ("denoiser.attention: [True, True]", "each of the 1 widths")),
         ("ldm", ["denoiser.widths=[8, 8, 8, 8]", "denoiser.attention=null"], ("denoiser.widths", "latents of 4")),
         ("transformer", ["prior.heads=3"], ("prior.width: 16", "a multiple of 3")),

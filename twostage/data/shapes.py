@@ -30,7 +30,7 @@ def circle(x: ndarray, y: ndarray) -> ndarray:
 
 
 def square(x: ndarray, y: ndarray) -> ndarray:
-    return box(x, y, 0.78, 0.78)
+    return box(x, y, 0.84, 0.84)
 
 
 def triangle(x: ndarray, y: ndarray) -> ndarray:
@@ -53,7 +53,7 @@ def ring(x: ndarray, y: ndarray) -> ndarray:
 
 
 def cross(x: ndarray, y: ndarray) -> ndarray:
-    return minimum(box(x, y, 0.28, 0.92), box(x, y, 0.92, 0.28))
+    return minimum(box(x, y, 0.33, 0.96), box(x, y, 0.96, 0.33))
 
 
 def crescent(x: ndarray, y: ndarray) -> ndarray:
@@ -137,7 +137,7 @@ def draw(uniform: ndarray, labels: ndarray, size: int) -> ndarray:
     radius = row.between(0.68, 0.86)
     room = 0.98 - radius
     x_shape, y_shape = (x - room * row.between(-1, 1)) / radius, (y - room * row.between(-1, 1)) / radius
-    half_angle = row.between(-0.18, 0.18)  # its tangent: rotations within 20 degrees, without a sine
+    half_angle = row.between(-0.13, 0.13)  # its tangent: rotations within 15 degrees, without a sine
     cos = (1 - half_angle * half_angle) / (1 + half_angle * half_angle)
     sin = 2 * half_angle / (1 + half_angle * half_angle)
     x_shape, y_shape = cos * x_shape + sin * y_shape, cos * y_shape - sin * x_shape
