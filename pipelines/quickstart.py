@@ -58,7 +58,7 @@ def run(output: Path) -> Path:
     Returns:
         The path of the report.
     """
-    watch, pictures = Stopwatch(), output / "pictures"
+    watch = Stopwatch()
     configs = {name: quickstart_config(name, schema, output) for name, schema in SCHEMAS.items()}
     data = configs["tokenizer"].data
     with watch.time("tokenizer (CVQ, warm start)"):
@@ -74,13 +74,13 @@ def run(output: Path) -> Path:
     samples: dict[str, Tensor] = {}
     for name, pipeline in (("ldm", ldm), ("transformer", transformer)):
         with watch.time(f"samples: {name}"):
-            path = pictures / f"samples_{name}.png"
+            path = output / "pictures" / f"samples_{name}.png"
             samples[name] = class_grid(pipeline, path, columns=COLUMNS, seed=0, **SAMPLING[name])
     with watch.time("evaluation"):
         metrics = evaluate(tokenizer, data, samples)
     metrics["seconds"] = watch.seconds
     write_json(output / "metrics.json", metrics)
-    return write_report(output, metrics, PICTURES)
+    return write_report(output, metrics, pictures(metrics))
 
 
 SCHEMAS: dict[str, type[Section]] = {
@@ -146,12 +146,16 @@ class ClassifierFeatures(nn.Module):
         return self.classifier.features(images.float() / 127.5 - 1)
 
 
-PICTURES = [
-    Picture("pictures/samples_ldm.png", "Latent diffusion: one row per class, 200 DDIM steps"),
-    Picture("pictures/samples_transformer.png", "Transformer: one row per class"),
-    Picture("tokenizer/pictures/reconstructions.png", "Training images, each with its reconstruction below it"),
-    Picture("tokenizer/pictures/usage.png", "Codebook usage"),
-    Picture("tokenizer/pictures/curves.png", "Tokenizer: training curves"),
-    Picture("ldm/pictures/curves.png", "Latent diffusion: training curves"),
-    Picture("transformer/pictures/curves.png", "Transformer: training curves"),
-]
+def pictures(metrics: dict[str, Any]) -> list[Picture]:
+    """What the report shows, in its order."""
+    agreement = {name: f"class agreement {metrics[name]['class_agreement']:.0%}" for name in SAMPLING}
+    psnr = f"{metrics['reconstruction']['PSNR']:.1f} dB on the test images"
+    return [
+        Picture("pictures/samples_ldm.png", f"Latent diffusion, 200 DDIM steps: {agreement['ldm']}"),
+        Picture("pictures/samples_transformer.png", f"Transformer: {agreement['transformer']}"),
+        Picture("tokenizer/pictures/reconstructions.png", f"Images, each with its reconstruction below it: {psnr}"),
+        Picture("tokenizer/pictures/usage.png", "Codebook usage"),
+        Picture("tokenizer/pictures/curves.png", "Tokenizer: training curves"),
+        Picture("ldm/pictures/curves.png", "Latent diffusion: training curves"),
+        Picture("transformer/pictures/curves.png", "Transformer: training curves"),
+    ]

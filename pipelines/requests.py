@@ -1,6 +1,7 @@
 """What both pipelines understand in a call: class labels, one generator per image, the form of the images."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -42,9 +43,9 @@ def class_id(label: int | str | None, id2label: Mapping[str, str] | None) -> int
         if label not in ids:
             raise TwoStageError(f"class_label: {label!r} is not a class of this model; {suggest(label, ids)}")
         return ids[label]
-    if isinstance(label, bool) or not 0 <= label < len(id2label):
+    if isinstance(label, bool) or not hasattr(label, "__index__") or not 0 <= label < len(id2label):
         raise refuse("class_label", label, f"0..{len(id2label) - 1}, or a class name")
-    return int(label)
+    return operator.index(label)
 
 
 def check_guidance(scale: float, id2label: Mapping[str, str] | None) -> None:

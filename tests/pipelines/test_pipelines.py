@@ -35,7 +35,7 @@ def test_no_class_is_the_null_class(pipeline, quick):
     assert images.shape == (2, 3, 16, 16)
 
 
-@pytest.mark.parametrize("label", [3, -1, "bird", True])
+@pytest.mark.parametrize("label", [3, -1, "bird", True, 1.0])
 def test_unknown_labels_are_refused_with_what_is_allowed(pipeline, label):
     with pytest.raises(TwoStageError, match=rf"class_label: {label!r}.*(0\.\.2|cat, dog, fish)"):
         pipeline(label)
