@@ -72,6 +72,6 @@ def sample_to_folder(
     wanted = class_ids(list(labels) or (list(range(len(names))) if names else None), num_images, names)
     images = sample_images(pipeline, wanted, seed=seed, **options)
     for i, (label, image) in enumerate(zip(wanted, images)):
-        name = f"{i:05d}.png" if label is None else f"class{label:03d}_{i % num_images:05d}.png"
+        name = f"{i:05d}.png" if label is None else f"{i:05d}_class{label:03d}.png"
         save_image(image_grid(image[None], 1, scale=1), folder / name)
     save_image(image_grid(images, num_images), folder / "grid.png")

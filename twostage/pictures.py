@@ -11,6 +11,7 @@ from torch import Tensor
 
 from twostage.data.images import to_uint8
 from twostage.files import atomic
+from twostage.metrics.codebook import perplexity, usage
 
 
 def image_grid(images: Tensor, columns: int, *, scale: int | None = None, gap: int = 2) -> Image.Image:
@@ -78,8 +79,6 @@ def save_curves(log: Sequence[Mapping[str, Any]], names: Sequence[str], path: Pa
 
 def save_usage(counts: Tensor, path: Path) -> None:
     """How often each code was used, int [K], most used first, with the share of codes in use and the perplexity."""
-    from twostage.metrics.codebook import perplexity, usage
-
     figure, axes = _figure(7, 3)
     share = counts.sort(descending=True).values.double() / counts.sum().clamp(min=1)
     axes.fill_between(range(len(share)), share.numpy(), step="mid")

@@ -207,3 +207,13 @@ def chain(configs, command):
     for prior in ("ldm", "transformer"):
         do(f"evaluate {prior}", "evaluate", "generation", configs / prior, "--num-images", 12, *few[prior])
     return configs
+
+
+@pytest.fixture
+def contents():
+    """A folder -> every path below it, with what a file holds."""
+
+    def read(folder):
+        return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+    return read

@@ -87,7 +87,7 @@ def test_latents_of_the_continuous_prior_are_the_encoders(chain):
 def test_samples_are_images_named_by_class(chain, prior):
     folder = chain / f"{prior}_samples"
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["class000_00000.png", "class000_00001.png", "class003_00000.png", "class003_00001.png", "grid.png"]
+    assert names == ["00000_class003.png", "00001_class003.png", "00002_class000.png", "00003_class000.png", "grid.png"]
     assert {Image.open(folder / name).size for name in names[:-1]} == {(16, 16)}
 
 
@@ -243,3 +243,11 @@ def test_continuous_latents_that_were_not_kept_are_refused(chain, command, tmp_p
     assert "latents: 'continuous' is not allowed" in answer.err
     assert "encoded without --latents" in answer.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_label_asked_for_twice_gives_files_of_its_own(chain, command, tmp_path):
+    answer = command(
+        "sample", chain / "transformer", "--class-label", 3, "--class-label", 3, "--num-images", 1, "--output", tmp_path
+    )
+    assert answer.status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000_class003.png", "00001_class003.png", "grid.png"]
