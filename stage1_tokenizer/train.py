@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from stage1_tokenizer.config import TokenizerConfig, WarmStart
-from stage1_tokenizer.kmeans import kmeans
 from stage1_tokenizer.losses import data_variance, scaled_mse
 from stage1_tokenizer.report import save_pictures
 from stage1_tokenizer.tokenizer import VQTokenizer
@@ -17,7 +16,6 @@ from twostage.config import claim_run
 from twostage.data.images import ImageDataset
 from twostage.data.loader import Order, mix, training_batches
 from twostage.models import save_model
-from twostage.training.distributed import broadcast
 from twostage.training.loop import fit, make_accelerator
 from twostage.training.task import Progress, StepOutput, Task
 
@@ -66,11 +64,8 @@ class TokenizerTask(Task):
     def start_codebook(self, count: int) -> None:
         """Set the codebook to the k-means centroids of `count` features."""
         assert self.sample_features is not None
-        quantizer = self.model.quantizer
         features = self.sample_features(self.model, count)
-        generator = torch.Generator(features.device).manual_seed(self.seed)
-        centroids = kmeans(features, quantizer.codebook_size, distance=quantizer.distance, generator=generator)
-        quantizer.initialize_codebook(broadcast(centroids))
+        self.model.quantizer.start_codebook(features, torch.Generator(features.device).manual_seed(self.seed))
 
     def forward(self, batch: dict[str, Any]) -> StepOutput:
         images = batch["images"]

@@ -7,5 +7,6 @@ QUANTIZERS = Registry(
     {
         "vq": "stage1_tokenizer.quantizers.vq:VQ",
         "cvq": "stage1_tokenizer.quantizers.cvq:CVQ",
+        "simvq": "stage1_tokenizer.quantizers.simvq:SimVQ",
     },
 )

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook
+from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook, vq_terms
 from stage1_tokenizer.quantizers.nearest import WORKSPACE, Distance, nearest, similarity
-from stage1_tokenizer.quantizers.straight_through import straight_through
+from stage1_tokenizer.quantizers.straight_through import ESTIMATORS, StraightThrough
 from twostage.config import Count, Fraction, NonNegative, Positive
 from twostage.training.distributed import broadcast, gather_rows
 
@@ -49,6 +49,7 @@ class CVQ(Quantizer):
         contrastive_weight: 0 leaves the contrastive term out.
         temperature: of the contrastive term.
         decay: gamma of Eq. 4.
+        straight_through: how the gradient gets past the code.
         commitment_weight: beta of the commitment loss.
     """
 
@@ -68,6 +69,7 @@ class CVQ(Quantizer):
         contrastive_weight: NonNegative = 1.0,
         temperature: Positive = 0.07,
         decay: Fraction = 0.99,
+        straight_through: StraightThrough = "plain",
         commitment_weight: NonNegative = 0.25,
     ) -> None:
         super().__init__(codebook_size, dim)
@@ -76,31 +78,32 @@ class CVQ(Quantizer):
         self.update = update
         self.contrastive_weight, self.temperature = contrastive_weight, temperature
         self.decay, self.commitment_weight = decay, commitment_weight
+        self.estimator = ESTIMATORS[straight_through]
         self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
         self.register_buffer("average_usage", torch.zeros(codebook_size))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def quantize(self, features: Tensor) -> QuantizerOutput:
         codes = nearest(features, self.codebook, self.distance)
+        counts = self.count(codes)
         vectors = F.embedding(codes, self.codebook)
-        commitment = F.mse_loss(features, vectors.detach())
-        codebook = F.mse_loss(vectors, features.detach())
+        commitment, codebook = vq_terms(features, vectors)
         loss = self.commitment_weight * commitment + codebook
-        metrics = {"commitment": commitment.detach(), **codebook_metrics(codes, self.codebook_size)}
+        metrics = {"commitment": commitment.detach(), **codebook_metrics(counts)}
         if self.training:
             everyone = gather_rows(features.detach())
             if self.contrastive_weight > 0:
                 contrastive = self.contrastive_loss(everyone)
                 loss = loss + self.contrastive_weight * contrastive
                 metrics["contrastive"] = contrastive.detach()
-            self.cluster(everyone, gather_rows(codes))
-        z_q = straight_through(features, vectors) if self.training else vectors
+            self.cluster(everyone, counts)
+        z_q = self.estimator(features, vectors, counts.sum()) if self.training else vectors
         return QuantizerOutput(z_q=z_q, codes=codes, loss=loss, metrics=metrics)
 
     @torch.no_grad()
-    def cluster(self, features: Tensor, codes: Tensor) -> None:
-        """Eq. 4-6 for one batch: features [M, d] and their codes [M], of all processes."""
-        share = torch.bincount(codes, minlength=self.codebook_size).to(self.average_usage) / len(codes)
+    def cluster(self, features: Tensor, counts: Tensor) -> None:
+        """Eq. 4-6 for one batch: features [M, d] and how many of them each code won, [K], of all processes."""
+        share = counts.to(self.average_usage) / counts.sum()
         self.average_usage.mul_(self.decay).add_(share, alpha=1 - self.decay)
         if self.update == "online" or self.updates == 0:
             alpha = torch.exp(-self.average_usage * self.codebook_size * 10 / (1 - self.decay) - EPSILON)

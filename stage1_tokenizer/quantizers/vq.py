@@ -8,9 +8,9 @@ Both terms are means over features and dimensions. beta weighs the commitment te
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook
+from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook, vq_terms
 from stage1_tokenizer.quantizers.nearest import Distance, nearest
-from stage1_tokenizer.quantizers.straight_through import straight_through
+from stage1_tokenizer.quantizers.straight_through import ESTIMATORS, StraightThrough
 from twostage.config import Count, NonNegative
 
 
@@ -21,6 +21,7 @@ class VQ(Quantizer):
         codebook_size: K; the codes start at U(-1/K, 1/K).
         dim: d.
         distance: what "nearest" means. The vectors themselves are used as they are, of any norm.
+        straight_through: how the gradient gets past the code.
         commitment_weight: beta of Eq. 3.
     """
 
@@ -30,23 +31,25 @@ class VQ(Quantizer):
         dim: Count,
         *,
         distance: Distance = "l2",
+        straight_through: StraightThrough = "plain",
         commitment_weight: NonNegative = 0.25,
     ) -> None:
         super().__init__(codebook_size, dim)
         self.distance = distance
+        self.estimator = ESTIMATORS[straight_through]
         self.commitment_weight = commitment_weight
         self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
 
     def quantize(self, features: Tensor) -> QuantizerOutput:
         codes = nearest(features, self.codebook, self.distance)
+        counts = self.count(codes)
         vectors = F.embedding(codes, self.codebook)
-        commitment = F.mse_loss(features, vectors.detach())
-        codebook = F.mse_loss(vectors, features.detach())
+        commitment, codebook = vq_terms(features, vectors)
         return QuantizerOutput(
-            z_q=straight_through(features, vectors) if self.training else vectors,
+            z_q=self.estimator(features, vectors, counts.sum()) if self.training else vectors,
             codes=codes,
             loss=self.commitment_weight * commitment + codebook,
-            metrics={"commitment": commitment.detach(), **codebook_metrics(codes, self.codebook_size)},
+            metrics={"commitment": commitment.detach(), **codebook_metrics(counts)},
         )
 
     def initialize_codebook(self, centroids: Tensor) -> None:

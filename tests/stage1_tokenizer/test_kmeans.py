@@ -1,6 +1,6 @@
 import torch
 
-from stage1_tokenizer.kmeans import kmeans
+from stage1_tokenizer.quantizers.kmeans import kmeans
 
 
 def generator():
