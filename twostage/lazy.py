@@ -1,8 +1,10 @@
-"""Packages whose names are imported when first used (PEP 562), so that importing a package costs nothing."""
+"""Imports that wait until they are needed: names of our own packages (PEP 562), and libraries not everyone has."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
+
+from twostage.errors import TwoStageError
 
 
 def exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -14,3 +16,17 @@ def exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return getattr_
+
+
+def optional(module: str, *, extra: str) -> Any:
+    """A library that only some users have.
+
+    Raises:
+        TwoStageError: it is not installed; the extra that brings it is named.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise TwoStageError(f"{module} is not installed; pip install 'twostage[{extra}]'") from None

@@ -66,6 +66,8 @@ class Registry(Mapping[str, Any]):
             return {"name": name, **self.schema(name).model_validate(options).model_dump()}
         except ValidationError as error:
             raise TwoStageError(first_error(error, self.schema(name), path)) from None
+        except TwoStageError as error:  # of a component among the options, which knows its own key only
+            raise TwoStageError(f"{path}.{error}") from None
 
     def schema(self, name: str) -> type[BaseModel]:
         """A strict pydantic model of the options of the component called `name`."""
@@ -76,7 +78,11 @@ class Registry(Mapping[str, Any]):
             if parameter.name not in self.provided:
                 default = ... if parameter.default is parameter.empty else parameter.default
                 fields[parameter.name] = (hints[parameter.name], default)
-        return create_model(name, __config__=ConfigDict(extra="forbid", strict=True, protected_namespaces=()), **fields)
+        return create_model(
+            name,
+            __config__=ConfigDict(extra="forbid", strict=True, validate_default=True, protected_namespaces=()),
+            **fields,
+        )
 
 
 def suggest(value: object, allowed: Any) -> str:

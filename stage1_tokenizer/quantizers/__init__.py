@@ -2,11 +2,24 @@
 
 from twostage.registry import Registry
 
+_ONE_CODE = {
+    "vq": "stage1_tokenizer.quantizers.vq:VQ",
+    "cvq": "stage1_tokenizer.quantizers.cvq:CVQ",
+    "simvq": "stage1_tokenizer.quantizers.simvq:SimVQ",
+    "transvq": "stage1_tokenizer.quantizers.transvq:TransVQ",
+    "fc": "stage1_tokenizer.quantizers.fc:FC",
+}
+
+INNER = Registry("quantizer", _ONE_CODE, provided=("codebook_size", "dim"))
+"""Those that give a feature one code out of a codebook: what the others are made of."""
+
 QUANTIZERS = Registry(
     "quantizer",
     {
-        "vq": "stage1_tokenizer.quantizers.vq:VQ",
-        "cvq": "stage1_tokenizer.quantizers.cvq:CVQ",
-        "simvq": "stage1_tokenizer.quantizers.simvq:SimVQ",
+        **_ONE_CODE,
+        "residual": "stage1_tokenizer.quantizers.residual:Residual",
+        "multichannel": "stage1_tokenizer.quantizers.multichannel:Multichannel",
+        "fsq": "stage1_tokenizer.quantizers.fsq:FSQ",
+        "lfq": "stage1_tokenizer.quantizers.lfq:LFQ",
     },
 )
