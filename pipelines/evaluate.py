@@ -41,14 +41,14 @@ def evaluate_reconstruction(
     how = PROTOCOLS[protocol]
     lpips = lpips_distance(device=tokenizer.device)
     metrics = ReconstructionMetrics(how.measures if isinstance(lpips, Missing) else {**how.measures, "LPIPS": lpips})
-    codebook = CodebookMetrics(tokenizer.quantizer.codebook_size)
+    codebook = CodebookMetrics(tokenizer.quantizer.entries)
     kept: list[Tensor] = []
     for batch in tqdm(ordered_batches(dataset, batch_size), desc="reconstructing", unit="batch", dynamic_ncols=True):
         images = batch["images"].to(tokenizer.device)
         encoded = tokenizer.encode(images)
         reconstructions = tokenizer.decode(encoded.z_q).clamp(-1, 1)
         metrics.update(how.prepare(images), how.prepare(reconstructions))
-        codebook.update(encoded.codes)
+        codebook.update(tokenizer.quantizer.count(encoded.codes))
         kept.append(to_uint8(reconstructions).cpu())
     rows: Rows = {"protocol": protocol, **metrics.compute(), **codebook.compute()}
     if isinstance(lpips, Missing):

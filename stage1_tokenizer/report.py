@@ -18,8 +18,8 @@ def save_pictures(tokenizer: VQTokenizer, dataset: ImageDataset, run: Path, *, s
     """Write `pictures/{reconstructions,usage,curves}.png` from up to `sample` images of the data set."""
     images = torch.stack([dataset[i]["images"] for i in range(min(sample, len(dataset)))]).to(tokenizer.device)
     encoded = tokenizer.encode(images)
-    codebook = CodebookMetrics(tokenizer.quantizer.codebook_size)
-    codebook.update(encoded.codes)
+    codebook = CodebookMetrics(tokenizer.quantizer.entries)
+    codebook.update(tokenizer.quantizer.count(encoded.codes))
     pictures = run / "pictures"
     save_pairs(images[:24], tokenizer.decode(encoded.z_q[:24]), pictures / "reconstructions.png")
     save_usage(codebook.counts, pictures / "usage.png")

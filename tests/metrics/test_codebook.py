@@ -9,13 +9,13 @@ from twostage.metrics.codebook import CodebookMetrics, perplexity, usage
 
 def test_uniform_codes():
     metrics = CodebookMetrics(16)
-    metrics.update(torch.arange(16).view(1, 4, 4))
+    metrics.update(torch.full((16,), 3))
     assert metrics.compute() == pytest.approx({"usage": 1.0, "perplexity": 16.0})
 
 
 def test_collapsed_codes():
     metrics = CodebookMetrics(16)
-    metrics.update(torch.full((3, 4, 4), 15))
+    metrics.update(torch.tensor([0] * 15 + [48]))
     assert metrics.compute() == {"usage": 1 / 16, "perplexity": 1.0}
 
 
@@ -35,22 +35,40 @@ def test_counts_of_several_codebooks_at_once():
 def test_batches_add_up(generator):
     codes = torch.randint(0, 50, (6, 2, 8, 8), generator=generator)
     whole, parts = CodebookMetrics(64), CodebookMetrics(64)
-    whole.update(codes)
+    whole.update(codes.flatten().bincount(minlength=64))
     for batch in codes.split(4):
-        parts.update(batch)
+        parts.update(batch.flatten().bincount(minlength=64))
     assert torch.equal(whole.counts, parts.counts)
     assert whole.counts.dtype == torch.int64
     assert whole.counts.tolist() == [int((codes == k).sum()) for k in range(64)]
 
 
-@pytest.mark.parametrize("code", [-1, 8])
-def test_codes_outside_the_codebook_are_refused(code):
-    with pytest.raises(TwoStageError, match=f"codes: {code} is not allowed; allowed: 0 to 7"):
-        CodebookMetrics(8).update(torch.tensor([[[0, code]]]))
+def test_a_code_outside_the_codebook_is_refused():
+    counts = torch.tensor([0, 8]).bincount(minlength=8)
+    with pytest.raises(TwoStageError, match=r"counts: \[9\] is not allowed; allowed: \[8\]"):
+        CodebookMetrics(8).update(counts)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 8), ()])
+def test_counts_of_another_codebook_are_refused(shape):
+    metrics = CodebookMetrics(8)
+    with pytest.raises(TwoStageError, match=r"counts: \[.*\] is not allowed; allowed: \[8\]"):
+        metrics.update(torch.ones(shape, dtype=torch.int64))
+    assert not metrics.counts.any()
+
+
+def test_a_negative_count_is_refused():
+    with pytest.raises(TwoStageError, match="counts: -1 is not allowed; allowed: integers of at least 0"):
+        CodebookMetrics(2).update(torch.tensor([4, -1]))
+
+
+def test_a_codebook_has_entries():
+    with pytest.raises(TwoStageError, match="entries: 0 is not allowed"):
+        CodebookMetrics(0)
 
 
 def test_no_codes_have_no_perplexity():
     metrics = CodebookMetrics(8)
-    metrics.update(torch.zeros(0, 4, 4, dtype=torch.int64))
+    metrics.update(torch.zeros(8, dtype=torch.int64))
     with pytest.raises(TwoStageError, match="0 codes"):
         metrics.compute()

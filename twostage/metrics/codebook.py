@@ -22,36 +22,35 @@ def perplexity(counts: Tensor) -> Tensor:
 
 
 class CodebookMetrics:
-    """Counts of codes over a data set.
+    """Sums what a quantiser counts over a data set.
 
     Args:
-        codebook_size: K.
+        entries: how many vectors there are to choose from; of several codebooks, over all of them.
 
     Attributes:
-        counts: int64 [K] on the CPU; sum it over processes before `compute` when there are several.
+        counts: int64 [entries] on the CPU; sum it over processes before `compute` when there are several.
     """
 
-    def __init__(self, codebook_size: int) -> None:
-        if codebook_size < 1:
-            raise refuse("codebook_size", codebook_size, "an integer of at least 1")
-        self.codebook_size = codebook_size
-        self.counts = torch.zeros(codebook_size, dtype=torch.int64)
+    def __init__(self, entries: int) -> None:
+        if entries < 1:
+            raise refuse("entries", entries, "an integer of at least 1")
+        self.entries = entries
+        self.counts = torch.zeros(entries, dtype=torch.int64)
 
-    def update(self, codes: Tensor) -> None:
-        """Count codes int64 [b, h, w] (several code maps, [b, q, h, w], are counted together).
+    def update(self, counts: Tensor) -> None:
+        """Add the counts of a batch, int64 [entries], as `Quantizer.count` gives them in eval mode.
 
         Raises:
-            TwoStageError: a code is not in 0..K-1.
+            TwoStageError: there are not as many as entries (a code was not in 0..K-1), or one is negative.
         """
-        if codes.numel() == 0:
-            return
-        for code in (int(codes.min()), int(codes.max())):
-            if not 0 <= code < self.codebook_size:
-                raise refuse("codes", code, f"0 to {self.codebook_size - 1}, as codebook_size is {self.codebook_size}")
-        self.counts += torch.bincount(codes.flatten(), minlength=self.codebook_size).cpu()
+        if counts.shape != (self.entries,):
+            raise refuse("counts", list(counts.shape), f"[{self.entries}], one for each entry of the codebook")
+        if (least := int(counts.min())) < 0:
+            raise refuse("counts", least, "integers of at least 0")
+        self.counts += counts.cpu()
 
     def compute(self) -> dict[str, float]:
-        """`usage` in 0..1 and `perplexity` in 1..K, over all codes so far.
+        """`usage` in 0..1 and `perplexity` in 1..entries, over all codes so far.
 
         Raises:
             TwoStageError: there were none.
