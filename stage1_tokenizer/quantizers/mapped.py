@@ -32,19 +32,29 @@ class MappedCodebook(Quantizer):
         self.commitment_weight = commitment_weight
         self.register_buffer("base", base)
         self.mapping = mapping
-        self._cached: tuple[object, Tensor] | None = None
+        self._kept: tuple[tuple[Tensor, ...], Tensor] | None = None
 
     @property
     def codebook(self) -> Tensor:  # type: ignore[override]
-        """C', [K, d]; in eval computed once and kept until a weight changes."""
-        if self.training:
-            return self.mapping(self.base)
-        state = (*self.mapping.parameters(), *self.mapping.buffers(), self.base)
-        version = tuple((x.data_ptr(), x._version) for x in state)
-        if self._cached is None or self._cached[0] != version:
-            with torch.no_grad():
-                self._cached = version, self.mapping(self.base)
-        return self._cached[1]
+        """C', [K, d] in the base's dtype whatever the autocast; in eval without a gradient, and kept."""
+        with torch.autocast(self.base.device.type, enabled=False):
+            return self.mapped() if self.training else self._mapped_once()
+
+    def mapped(self) -> Tensor:
+        """P(C), [K, d]."""
+        return self.mapping(self.base)
+
+    def _mapped_once(self) -> Tensor:
+        """P(C), computed anew only when the state is not that of the last time.
+
+        The state's values are compared: versions and addresses do not tell of writes through `.data` (as averages of
+        weights are copied in), of memory given out a second time, or of anything in inference mode.
+        """
+        state = (*self.parameters(), *self.buffers())
+        if self._kept is None or not all(map(same, self._kept[0], state)):
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = tuple(x.detach().clone() for x in state), self.mapped()
+        return self._kept[1]
 
     def quantize(self, features: Tensor) -> QuantizerOutput:
         table = self.codebook
@@ -58,3 +68,8 @@ class MappedCodebook(Quantizer):
             loss=self.commitment_weight * commitment + codebook,
             metrics={"commitment": commitment.detach(), **codebook_metrics(counts)},
         )
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree in device, dtype, shape and every value."""
+    return a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
