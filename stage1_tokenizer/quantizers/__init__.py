@@ -4,6 +4,9 @@ from twostage.registry import Registry
 
 _ONE_CODE = {
     "vq": "stage1_tokenizer.quantizers.vq:VQ",
+    "ema": "stage1_tokenizer.quantizers.ema:EMA",
+    "hvq": "stage1_tokenizer.quantizers.hvq:HVQ",
+    "hard_reset": "stage1_tokenizer.quantizers.hard_reset:HardReset",
     "cvq": "stage1_tokenizer.quantizers.cvq:CVQ",
     "simvq": "stage1_tokenizer.quantizers.simvq:SimVQ",
     "transvq": "stage1_tokenizer.quantizers.transvq:TransVQ",
