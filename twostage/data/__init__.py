@@ -7,6 +7,7 @@ DATASETS = Registry(
     {
         "shapes": "twostage.data.shapes:Shapes",
         "idx": "twostage.data.idx:Idx",
+        "cifar10": "twostage.data.cifar10:CIFAR10",
         "folder": "twostage.data.folder:Folder",
     },
     provided=("split",),

@@ -1,6 +1,7 @@
 """Frozen codes: what stage two learns from. One pass of a tokenizer over a data set, on disk, bound to its maker.
 
-A codes folder holds `manifest.json` and, per shard i, `codes-i.npy` (uint16, or uint32 for K > 65,536; [n, h, w]),
+A codes folder holds `manifest.json` and, per shard i, `codes-i.npy` (uint16, or uint32 for K > 65,536; [n, h, w], or
+[n, q, h, w] of a tokenizer with several code maps),
 `labels-i.npy` (int64 [n]) and, if asked for, `latents-i.npy` (float16 [n, d, h, w], before quantisation).
 """
 
@@ -29,7 +30,7 @@ class CodesManifest:
         data: the component that named the data set, and its split.
         classes: names; labels index them. Empty for unlabelled data.
         codebook_size: K.
-        shape: (h, w) of the codes of one image.
+        shape: (h, w) of the codes of one image, or (q, h, w).
         count: images.
         files: file name -> sha256.
         latents: whether the encoder's output is kept too.
@@ -58,7 +59,7 @@ class CodesManifest:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedBatch:
-    """codes int64 [b, h, w], labels int64 [b], latents [b, d, h, w] or None."""
+    """codes int64 [b, h, w] or [b, q, h, w], labels int64 [b], latents [b, d, h, w] or None."""
 
     codes: torch.Tensor
     labels: torch.Tensor
@@ -135,7 +136,7 @@ def read_manifest(folder: Path) -> CodesManifest:
 
 
 class FrozenCodes(Dataset[dict[str, torch.Tensor]]):
-    """The examples of a codes folder: codes int64 [h, w], class_label int64 [], latents float32 [d, h, w] if kept.
+    """The examples of a codes folder: codes int64 [h, w] or [q, h, w], class_label int64 [], latents float32 [d, h, w].
 
     Args:
         folder: what `write_codes` wrote.

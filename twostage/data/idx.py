@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from twostage.config import Count
-from twostage.data.images import ArrayImages, LabelledArrays, Split
+from twostage.data.images import ArrayImages, LabelledArrays, Split, resize
 from twostage.errors import TwoStageError
 
 PREFIXES: dict[Split, str] = {"train": "train", "test": "t10k"}
@@ -71,14 +70,6 @@ def read_split(root: str | Path, split: Split) -> LabelledArrays:
     if not images.size:
         raise TwoStageError(f"{paths[0]}: holds no images")
     return LabelledArrays(images[:, None].copy(), labels.astype(np.int64))
-
-
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [n, 1, H, W] -> [n, 1, size, size], bicubic with antialiasing."""
-    if images.shape[2:] == (size, size):
-        return images
-    resized = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in images[:, 0]]
-    return np.stack([np.asarray(image) for image in resized])[:, None]
 
 
 def class_names(root: str, labels: np.ndarray, classes: Sequence[str] | None) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -60,6 +61,15 @@ class ArrayImages(ImageDataset):
     def __getitem__(self, index: int) -> ImageExample:
         image = torch.from_numpy(self.arrays.images[index])
         return {"images": from_uint8(image), "class_label": int(self.arrays.labels[index])}
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [n, c, H, W] -> [n, c, size, size], bicubic with antialiasing."""
+    if images.shape[2:] == (size, size):
+        return images
+    planes = (Image.fromarray(plane) for image in images for plane in image)
+    resized = [np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC)) for plane in planes]
+    return np.stack(resized).reshape(*images.shape[:2], size, size)
 
 
 def from_uint8(images: Tensor) -> Tensor:
