@@ -2,7 +2,8 @@
 
     p(c_1 .. c_n | y) = prod_i p(c_i | y, c_1 .. c_{i-1}),      L = -log p / n
 
-The sequence is [class token, c_1 .. c_n]. The vocabulary holds the K codes, then N class tokens, then "no class".
+The sequence is [class token, c_1 .. c_n]; where a position has q codes, they follow each other. The vocabulary holds
+the K codes of every map, then N class tokens, then "no class".
 """
 
 from typing import Any
@@ -23,7 +24,7 @@ class TransformerPrior(CheckedLoading, ModelMixin, ConfigMixin):
     Args:
         backbone_config: `{name: ..., option: value}` of `BACKBONES`.
         codebook_size: K.
-        code_shape: (h, w) of the codes of one image; n = h w.
+        code_shape: (h, w) of the codes of one image, or (q, h, w) with several code maps; n = q h w.
         num_classes: N, or None for an unconditional model.
     """
 
@@ -32,9 +33,11 @@ class TransformerPrior(CheckedLoading, ModelMixin, ConfigMixin):
         self, backbone_config: dict[str, Any], codebook_size: int, code_shape: list[int], num_classes: int | None
     ) -> None:
         super().__init__()
-        self.length = code_shape[0] * code_shape[1]
+        *maps, h, w = code_shape
+        self.maps = maps[0] if maps else 1
+        self.length = self.maps * h * w
         self.backbone = BACKBONES.build(
-            backbone_config, vocabulary=codebook_size + (num_classes or 0) + 1, length=self.length + 1
+            backbone_config, vocabulary=self.maps * codebook_size + (num_classes or 0) + 1, length=self.length + 1
         )
 
     @property
@@ -44,7 +47,23 @@ class TransformerPrior(CheckedLoading, ModelMixin, ConfigMixin):
 
     def class_tokens(self, class_label: Tensor) -> Tensor:
         """Class ids [b] in 0..N, N meaning "no class" -> tokens [b, 1]."""
-        return (class_label + self.config["codebook_size"])[:, None]
+        return (class_label + self.maps * self.config["codebook_size"])[:, None]
+
+    def sequence(self, codes: Tensor) -> Tensor:
+        """Codes [b, h, w] or [b, q, h, w] -> [b, n], in the order in which they are predicted."""
+        return codes.reshape(len(codes), self.maps, -1).transpose(1, 2).flatten(1)
+
+    def codes(self, sequence: Tensor) -> Tensor:
+        """The inverse of `sequence`."""
+        by_map = sequence.reshape(len(sequence), -1, self.maps).transpose(1, 2)
+        return by_map.reshape(len(sequence), *self.config["code_shape"])
+
+    def code_tokens(self, sequence: Tensor, first: int = 0) -> Tensor:
+        """Codes [b, m], of which the first is the sequence's number `first`, as tokens [b, m]."""
+        return sequence + self._map_of(first, sequence) * self.config["codebook_size"]
+
+    def _map_of(self, first: int, sequence: Tensor) -> Tensor:
+        return (torch.arange(sequence.shape[1], device=sequence.device) + first) % self.maps
 
     def forward(self, tokens: Tensor, cache: Any = None) -> Tensor:
         """Logits of the code after each token.
@@ -54,17 +73,19 @@ class TransformerPrior(CheckedLoading, ModelMixin, ConfigMixin):
             cache: a transformers Cache, extended in place.
 
         Returns:
-            [b, n, K]; only codes can follow.
+            [b, n, K]; only codes can follow, of the map whose turn it is.
         """
+        following = self._map_of(0 if cache is None else cache.get_seq_length(), tokens)
         output = self.backbone(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
-        return output.logits[..., : self.config["codebook_size"]]
+        by_map = output.logits[..., : self.maps * self.config["codebook_size"]].unflatten(-1, (self.maps, -1))
+        return by_map[:, torch.arange(tokens.shape[1], device=tokens.device), following]
 
 
 def code_loss(prior: TransformerPrior, codes: Tensor, class_label: Tensor, label_dropout: float) -> Tensor:
     """Mean negative log-likelihood of a code, in nats, a scalar.
 
     Args:
-        codes: int64 [b, h, w].
+        codes: int64 [b, h, w] or [b, q, h, w].
         class_label: int64 [b] in 0..N-1; ignored by an unconditional prior.
         label_dropout: the probability with which each label becomes "no class".
     """
@@ -73,8 +94,8 @@ def code_loss(prior: TransformerPrior, codes: Tensor, class_label: Tensor, label
     else:
         dropped = torch.rand(len(codes), device=codes.device) < label_dropout
         class_label = class_label.masked_fill(dropped, prior.null_class)
-    sequence = codes.flatten(1)
-    tokens = torch.cat([prior.class_tokens(class_label), sequence[:, :-1]], dim=1)
+    sequence = prior.sequence(codes)
+    tokens = torch.cat([prior.class_tokens(class_label), prior.code_tokens(sequence[:, :-1])], dim=1)
     return F.cross_entropy(prior(tokens).flatten(0, 1).float(), sequence.flatten())
 
 

@@ -52,7 +52,7 @@ def sample_codes(
         progress: wraps the iteration over codes, to show how far it is.
 
     Returns:
-        int64 [b, h, w].
+        int64 [b, h, w] or [b, q, h, w].
     """
     guided = sampling.guidance_scale != 1.0
     condition = torch.cat([class_label, torch.full_like(class_label, prior.null_class)]) if guided else class_label
@@ -65,8 +65,9 @@ def sample_codes(
             logits = unconditional + sampling.guidance_scale * (conditional - unconditional)
         code = draw(logits, u, sampling)
         codes.append(code)
-        tokens = (torch.cat([code, code]) if guided else code)[:, None]
-    return torch.stack(codes, dim=1).unflatten(1, tuple(prior.config["code_shape"]))
+        token = prior.code_tokens(code[:, None], first=len(codes) - 1)
+        tokens = torch.cat([token, token]) if guided else token
+    return prior.codes(torch.stack(codes, dim=1))
 
 
 def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:

@@ -100,3 +100,44 @@ def test_impossible_sampling_is_refused(option):
     (name, value), *_ = option.items()
     with pytest.raises(TwoStageError, match=f"{name}: {value}"):
         Sampling(**option)
+
+
+@pytest.fixture(params=list(BACKBONES))
+def prior_of_maps(request):
+    """Two code maps of 2x3."""
+    torch.manual_seed(0)
+    options = {"name": request.param, "layers": 2, "heads": 2, "width": 16}
+    return TransformerPrior(options, codebook_size=K, code_shape=[2, 2, 3], num_classes=N).eval()
+
+
+def test_the_codes_of_a_position_follow_each_other(prior_of_maps):
+    codes = torch.arange(24).reshape(2, 2, 2, 3)
+    sequence = prior_of_maps.sequence(codes)
+    assert sequence[0].tolist() == [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]
+    assert torch.equal(prior_of_maps.codes(sequence), codes)
+
+
+def test_a_cache_changes_no_logits_of_maps(prior_of_maps):
+    prior_of_maps.double()
+    sequence = torch.randint(K, (2, 11))
+    tokens = torch.cat([prior_of_maps.class_tokens(torch.tensor([0, 3])), prior_of_maps.code_tokens(sequence)], dim=1)
+    cache = DynamicCache()
+    one_by_one = torch.cat([prior_of_maps(tokens[:, i : i + 1], cache) for i in range(12)], dim=1)
+    torch.testing.assert_close(one_by_one, prior_of_maps(tokens), atol=1e-10, rtol=0)
+
+
+def test_the_same_code_of_another_map_is_another_token(prior_of_maps):
+    tokens = prior_of_maps.code_tokens(torch.tensor([[3, 3, 3]]), first=1)
+    assert tokens.tolist() == [[3 + K, 3, 3 + K]]
+    assert prior_of_maps.class_tokens(torch.tensor([0])).item() == 2 * K
+
+
+def test_sampled_maps_follow_the_model(prior_of_maps):
+    """Greedy sampling gives the codes of which each is the model's best after those before."""
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    labels = torch.tensor([0, 2])
+    codes = sample_codes(prior_of_maps.double(), labels, Sampling(top_k=1), generators)
+    assert codes.shape == (2, 2, 2, 3)
+    sequence = prior_of_maps.sequence(codes)
+    tokens = torch.cat([prior_of_maps.class_tokens(labels), prior_of_maps.code_tokens(sequence)], dim=1)
+    assert torch.equal(prior_of_maps(tokens)[:, :-1].argmax(-1), sequence)
