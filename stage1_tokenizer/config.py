@@ -38,7 +38,8 @@ class TokenizerConfig(Section):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "TokenizerConfig":
-        size, factor = self.data["image_size"], AUTOENCODERS[self.autoencoder["name"]].downsampling
+        size = self.data["image_size"]
+        factor = AUTOENCODERS[self.autoencoder["name"]].downsampling_of(self.autoencoder)
         if size % factor:
             raise refuse("data.image_size", size, f"a multiple of the autoencoder's downsampling factor {factor}")
         if self.warm_start is not None and self.warm_start.steps >= self.training.steps:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from stage1_tokenizer.autoencoders.base import Autoencoder
 from twostage.config import Count, NonNegativeInt
 
 
@@ -25,7 +26,7 @@ class ResidualBlock(nn.Module):
         return x + self.pointwise(F.relu(self.spatial(F.relu(x))))
 
 
-class VQVAE(nn.Module):
+class VQVAE(Autoencoder):
     """Images [b, channels, H, W] <-> latents [b, latent_dim, H/4, W/4].
 
     Args:
