@@ -58,11 +58,8 @@ class FSQ(Quantizer):
 def factorize(codebook_size: int) -> list[int]:
     """The fewest levels in 3..8 with this product, of those the most even; largest first."""
     for count in range(1, 12):
-        found = [
-            levels
-            for levels in itertools.combinations_with_replacement(range(8, 2, -1), count)
-            if math.prod(levels) == codebook_size
-        ]
+        candidates = itertools.combinations_with_replacement(range(8, 2, -1), count)
+        found = [list(levels) for levels in candidates if math.prod(levels) == codebook_size]
         if found:
-            return list(min(found, key=lambda levels: levels[0] - levels[-1]))
+            return min(found, key=lambda levels: max(levels) - min(levels))
     raise refuse("codebook_size", codebook_size, "a product of integers from 3 to 8, or set levels")
