@@ -237,6 +237,19 @@ def _report(rows: dict[str, Any], path: Path) -> None:
     typer.echo(f"done: {path}")
 
 
+@app.command("import-compvis")
+def import_compvis(
+    config: Annotated[Path, typer.Argument(help="the YAML config that came with the checkpoint")],
+    checkpoint: Annotated[Path, typer.Argument(help="its .ckpt file")],
+    output: Annotated[Path, typer.Option("--output", help="folder to write")],
+) -> None:
+    """Make a released checkpoint of taming-transformers or latent diffusion one of this package."""
+    from pipelines.import_compvis import import_compvis as import_
+
+    model = import_(config, checkpoint, output)
+    typer.echo(f"done: {type(model).__name__} in {output}")
+
+
 @data_app.command("check")
 def data_check(path: Annotated[Path, typer.Argument(help="a folder of images or of idx files")]) -> None:
     """What lies there: splits, classes, sizes, corrupt files. Exit status 2 when a file is corrupt."""

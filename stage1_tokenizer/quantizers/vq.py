@@ -3,6 +3,7 @@
     L = ||sg(z) - c||^2 + beta ||z - sg(c)||^2,   c the code nearest to z                          (Eq. 3)
 
 Both terms are means over features and dimensions. beta weighs the commitment term, the one that moves the encoder.
+(CompVis' published tokenizers were trained with beta on the other term: weights 1 and 0.25 in place of 0.25 and 1.)
 """
 
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ class VQ(Quantizer):
         distance: what "nearest" means. The vectors themselves are used as they are, of any norm.
         straight_through: how the gradient gets past the code.
         commitment_weight: beta of Eq. 3.
+        codebook_weight: of the other term; 1 in Eq. 3.
     """
 
     def __init__(
@@ -33,11 +35,12 @@ class VQ(Quantizer):
         distance: Distance = "l2",
         straight_through: StraightThrough = "plain",
         commitment_weight: NonNegative = 0.25,
+        codebook_weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(codebook_size, dim)
         self.distance = distance
         self.estimator = ESTIMATORS[straight_through]
-        self.commitment_weight = commitment_weight
+        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
 
     def quantize(self, features: Tensor) -> QuantizerOutput:
@@ -48,7 +51,7 @@ class VQ(Quantizer):
         return QuantizerOutput(
             z_q=self.estimator(features, vectors, counts.sum()) if self.training else vectors,
             codes=codes,
-            loss=self.commitment_weight * commitment + codebook,
+            loss=self.commitment_weight * commitment + self.codebook_weight * codebook,
             metrics={"commitment": commitment.detach(), **codebook_metrics(counts)},
         )
 

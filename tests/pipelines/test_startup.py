@@ -28,7 +28,10 @@ def run(*arguments):
     return imported(f"sys.argv = {['twostage', *map(str, arguments)]!r}\nfrom pipelines.cli import main\nmain()")
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("train", "--help"), ("train", "tokenizer", "--help"), ()])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("train", "--help"), ("train", "tokenizer", "--help"), ("import-compvis", "--help"), ()],
+)
 def test_help_imports_no_library(arguments):
     done, libraries = run(*arguments)
     assert "Usage: twostage" in done.stdout + done.stderr

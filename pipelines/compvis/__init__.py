@@ -1,0 +1,1 @@
+"""Released CompVis checkpoints as models of this package: one module per kind of model."""
