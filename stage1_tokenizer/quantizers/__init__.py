@@ -10,6 +10,9 @@ _ONE_CODE = {
     "cvq": "stage1_tokenizer.quantizers.cvq:CVQ",
     "simvq": "stage1_tokenizer.quantizers.simvq:SimVQ",
     "transvq": "stage1_tokenizer.quantizers.transvq:TransVQ",
+    "gumbel": "stage1_tokenizer.quantizers.gumbel:Gumbel",
+    "sqvae": "stage1_tokenizer.quantizers.sqvae:SQVAE",
+    "vqwae": "stage1_tokenizer.quantizers.vqwae:VQWAE",
     "fc": "stage1_tokenizer.quantizers.fc:FC",
 }
 
