@@ -23,6 +23,8 @@ class VQTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         channels: of the images, 1 or 3.
     """
 
+    _keep_in_fp32_modules = ("quantizer",)
+
     @register_to_config
     def __init__(
         self, autoencoder_config: dict[str, Any], quantizer_config: dict[str, Any], image_size: int, channels: int

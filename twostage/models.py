@@ -25,6 +25,8 @@ class CheckedLoading:
                 then the first name is given.
         """
         wants_report = options.pop("output_loading_info", False)
+        asked = [options.pop(key, None) for key in ("dtype", "torch_dtype")]
+        dtype = next((dtype for dtype in asked if dtype is not None), None)
         options["use_safetensors"] = True  # no pickles
         try:
             model, report = super().from_pretrained(folder, output_loading_info=True, **options)  # type: ignore[misc]
@@ -34,6 +36,8 @@ class CheckedLoading:
             if report[kind]:
                 name = sorted(report[kind])[0]
                 raise TwoStageError(f"{folder}: {len(report[kind])} {kind.replace('_', ' ')}, first {name!r}")
+        if isinstance(dtype, torch.dtype):  # by the model itself, which may keep some parts in float32
+            model = model.to(dtype)
         return (model, report) if wants_report else model
 
 

@@ -116,6 +116,14 @@ def test_bfloat16_in_is_bfloat16_out_with_float32_distances(quantizer, z):
     assert torch.equal(output.z_q, quantizer.decode(output.codes).bfloat16())
 
 
+def test_weights_stay_float32_when_all_else_becomes_bfloat16(quantizer, z):
+    half, codes = z.bfloat16(), quantizer.eval()(z.bfloat16()).codes
+    output = quantizer.to(torch.bfloat16)(half)
+    assert torch.equal(output.codes, codes)
+    assert output.z_q.dtype == torch.bfloat16
+    assert quantizer.codebook.dtype == torch.float32
+
+
 def test_bfloat16_trains(quantizer, z):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = quantizer(z.bfloat16().requires_grad_())
