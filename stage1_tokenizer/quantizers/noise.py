@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from stage1_tokenizer.quantizers.nearest import WORKSPACE
 from twostage.training.distributed import rank, row_counts, shared_seed
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 """The generator's odd step from one counter to the next, as a signed number."""
+
+WORKSPACE = 2**22
+"""Probabilities of which all that leads to them is held at a time; a table of them takes 16 MiB in float32."""
 
 BITS = 52
 """Of the hash's 64 bits, those that make the number: with a half added they still fit float64."""

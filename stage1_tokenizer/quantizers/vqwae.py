@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, vq_terms
+from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook, vq_terms
 from stage1_tokenizer.quantizers.nearest import nearest, similarity
 from stage1_tokenizer.quantizers.straight_through import ESTIMATORS, StraightThrough
 from twostage.config import Count, NonNegative, Positive
@@ -32,7 +32,7 @@ class VQWAE(Quantizer):
     Transport is between the codebook and the features of all processes, in training only.
 
     Args:
-        codebook_size: K; the codes start at N(0, 1).
+        codebook_size: K; the codes start at U(-1/K, 1/K).
         dim: d.
         straight_through: how the gradient gets past the code.
         commitment_weight: beta of VQ's commitment loss.
@@ -61,7 +61,7 @@ class VQWAE(Quantizer):
         self.commitment_weight = commitment_weight
         self.transport_weight, self.uniformity_weight = transport_weight, uniformity_weight
         self.regularization, self.iterations = regularization, iterations
-        self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
+        self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
         self.weight_logits = nn.Parameter(torch.zeros(codebook_size))
 
     def quantize(self, features: Tensor) -> QuantizerOutput:
