@@ -155,6 +155,8 @@ def pictures(metrics: dict[str, Any]) -> list[Picture]:
         Picture("pictures/samples_transformer.png", f"Transformer: {agreement['transformer']}"),
         Picture("tokenizer/pictures/reconstructions.png", f"Images, each with its reconstruction below it: {psnr}"),
         Picture("tokenizer/pictures/usage.png", "Codebook usage"),
+        Picture("tokenizer/pictures/codebook_usage.png", "Tokenizer: the codebook while it trained"),
+        Picture("tokenizer/pictures/projection.png", "Tokenizer: features and codes"),
         Picture("tokenizer/pictures/curves.png", "Tokenizer: training curves"),
         Picture("ldm/pictures/curves.png", "Latent diffusion: training curves"),
         Picture("transformer/pictures/curves.png", "Transformer: training curves"),

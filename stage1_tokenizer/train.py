@@ -1,6 +1,7 @@
 """`twostage train tokenizer`: the loss of stage one, its warm start, and what the run leaves behind."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from stage1_tokenizer.config import TokenizerConfig, WarmStart
+from stage1_tokenizer.health import CodebookHealth, advice
 from stage1_tokenizer.losses import data_variance, scaled_mse
-from stage1_tokenizer.report import save_pictures
+from stage1_tokenizer.report import Pictures
 from stage1_tokenizer.tokenizer import VQTokenizer
 from twostage.config import claim_run
 from twostage.data.images import ImageDataset
 from twostage.data.loader import Order, mix, training_batches
 from twostage.models import save_model
 from twostage.training.loop import fit, make_accelerator
-from twostage.training.task import Progress, StepOutput, Task
+from twostage.training.task import LogLine, Progress, StepOutput, Task
 
 
 class TokenizerTask(Task):
@@ -51,6 +53,8 @@ class TokenizerTask(Task):
         self.model, self.seed = model, seed
         self.warm_start, self.sample_features = warm_start, sample_features
         self.quantized = True
+        name = model.config["quantizer_config"]["name"]
+        self.health = CodebookHealth(model.quantizer, advice(name, warm_start=warm_start is not None))
         self.register_buffer("variance", torch.tensor(variance))
 
     def before_step(self, progress: Progress) -> None:
@@ -66,6 +70,10 @@ class TokenizerTask(Task):
         assert self.sample_features is not None
         features = self.sample_features(self.model, count)
         self.model.quantizer.start_codebook(features, torch.Generator(features.device).manual_seed(self.seed))
+        self.health.follow(self.model.quantizer)
+
+    def log_line(self, step: int) -> LogLine:
+        return self.health.log_line(self.model.quantizer, step)
 
     def forward(self, batch: dict[str, Any]) -> StepOutput:
         images = batch["images"]
@@ -74,6 +82,7 @@ class TokenizerTask(Task):
             loss = scaled_mse(images, self.model.decode(z), self.variance)
             return StepOutput(loss=loss, metrics={"reconstruction": loss.detach()})
         quantized = self.model.quantize(z)
+        self.health.count(self.model.quantizer, quantized.codes)
         reconstruction = scaled_mse(images, self.model.decode(quantized.z_q), self.variance)
         return StepOutput(
             loss=reconstruction + quantized.loss,
@@ -94,11 +103,13 @@ def train(config: TokenizerConfig, dataset: ImageDataset, run: Path) -> VQTokeni
         sample_features=FeatureSampler(dataset, accelerator, config.training.seed),
         seed=config.training.seed,
     )
-    tokenizer = fit(task, dataset, config.training, config.optimizer, run, accelerator)
+    pictures = Pictures(dataset, run)
+    refresh = partial(pictures.refresh, model)
+    tokenizer = fit(task, dataset, config.training, config.optimizer, run, accelerator, refresh)
     assert isinstance(tokenizer, VQTokenizer)
     if accelerator.is_main_process:
         save_model(tokenizer, run / "tokenizer")
-        save_pictures(tokenizer, dataset, run)
+        pictures.draw(tokenizer)
     return tokenizer
 
 

@@ -1,6 +1,7 @@
 """THE loop: draws batches, descends a task's loss, averages, logs, checkpoints and resumes. One for all tasks."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,16 @@ def fit(
     optimizer: OptimizerConfig,
     run: Path,
     accelerator: Accelerator,
+    at_checkpoint: Callable[[], None] | None = None,
 ) -> torch.nn.Module:
     """Train until `training.steps`, going on from the newest checkpoint in `run` if there is one.
 
     Every step is a function of the checkpoint, the data and (seed, step, process) alone, so that an interrupted and
     an uninterrupted run end in the same weights, bit for bit, on the same machine.
+
+    Args:
+        at_checkpoint: called on the first process after every checkpoint but the last; it must leave the task as it
+            found it.
 
     Returns:
         The trained `task.model`, or its exponential moving average, in eval mode.
@@ -104,11 +110,14 @@ def fit(
             if done % training.log_every == 0 or done == training.steps:
                 scalars = {"loss": output.loss.detach(), "gradient_norm": norm, **output.metrics}
                 means = {key: mean_over_processes(value, accelerator) for key, value in scalars.items()}
-                log.write(done, {**means, "learning_rate": float(schedule.get_last_lr()[0])})
+                line, rate = task.log_line(done), float(schedule.get_last_lr()[0])
+                log.write(done, {**means, **line.scalars, "learning_rate": rate}, line.warnings)
                 bar.set_postfix_str(f"loss {means['loss']:.4g}", refresh=False)
             bar.update()
             if (done % training.checkpoint_every == 0 or done == training.steps) and accelerator.is_main_process:
                 checkpoints.save(parts, done)
+                if at_checkpoint is not None and done < training.steps:
+                    at_checkpoint()
     accelerator.wait_for_everyone()
     trained = ema.module if ema is not None else task.model
     return trained.eval()

@@ -1,6 +1,6 @@
 """What the loop trains: a task holds a model and knows its loss; the loop knows neither."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ class Progress:
     epoch: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """What a task adds to a line of the log: scalars about all steps since the last one, and warnings to be read."""
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
 class Task(nn.Module):
     """A model and how it learns. `model` is what is averaged (EMA) and saved; `forward` gives the loss of a batch.
 
@@ -34,6 +42,10 @@ class Task(nn.Module):
 
     def before_step(self, progress: Progress) -> None:
         """Called before every optimiser step, in training mode: phases and schedules."""
+
+    def log_line(self, step: int) -> LogLine:
+        """Called on every process when a line is due, after `step` steps."""
+        return LogLine()
 
     def forward(self, batch: dict[str, Any]) -> StepOutput:
         raise NotImplementedError
