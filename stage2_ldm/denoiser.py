@@ -53,17 +53,21 @@ class LatentDenoiser(CheckedLoading, ModelMixin, ConfigMixin):
 
         Args:
             latents: noisy and normalised, [b, d, h, w].
-            timesteps: int64 [b] or a scalar.
+            timesteps: [b] or a scalar, integers or, for flows, real numbers.
             class_label: int64 [b] in 0..N, N meaning "no class"; None means "no class" for all.
 
         Returns:
             [b, d, h, w], see `prediction_type`.
         """
+        timesteps = timesteps.to(latents.device).expand(len(latents))
+        return self.backbone(latents, timesteps, self._classes(latents, class_label)).sample
+
+    def _classes(self, latents: Tensor, class_label: Tensor | None) -> Tensor | None:
         if self.config["num_classes"] is None:
-            return self.backbone(latents, timesteps, return_dict=False)[0]
+            return None
         if class_label is None:
-            class_label = torch.full((len(latents),), self.null_class, device=latents.device)
-        return self.backbone(latents, timesteps, class_labels=class_label, return_dict=False)[0]
+            return torch.full((len(latents),), self.null_class, device=latents.device)
+        return class_label
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Latents [b, d, h, w] as the tokenizer has them -> mean 0, variance 1 per channel."""
