@@ -140,6 +140,8 @@ def test_the_log_and_the_checkpoints_are_those_of_one(folders: dict[int, Path], 
     for a, b in zip(one, two):
         for key in ("loss", "gradient_norm", "learning_rate"):
             assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
+        for key in {"window_perplexity", "codebook_moved"} & a.keys():  # a feature between two codes may take either
+            assert b[key] == pytest.approx(a[key], rel=0.01), key
     names = [sorted(p.name for p in (folder / name / "checkpoints").iterdir()) for folder in folders.values()]
     assert names[0] == names[1] == ["step_00000004.pt", "step_00000008.pt"]
 
