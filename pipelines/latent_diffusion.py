@@ -1,6 +1,7 @@
 """LatentDiffusionPipeline: class label -> noise -> latents -> codes -> images.
 
 "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al., 2022), over a VQ tokenizer's latents.
+Images are completed as in "RePaint: Inpainting using Denoising Diffusion Probabilistic Models" (Lugmayr et al., 2022).
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
+from pipelines.completion import Known, known_part
 from pipelines.requests import (
     ClassLabel,
     Generators,
@@ -19,8 +21,11 @@ from pipelines.requests import (
     finish,
     image_generators,
 )
+from pipelines.solvers import check_family, noise_level, solver
 from stage1_tokenizer.tokenizer import VQTokenizer
 from stage2_ldm.denoiser import LatentDenoiser
+from stage2_ldm.guidance import Guidance
+from twostage.errors import refuse
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
@@ -31,11 +36,14 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         denoiser: the second stage.
         scheduler: a diffusers scheduler of the noise schedule that the denoiser was trained with.
         id2label: class id (as text) -> name; None for an unconditional model.
+
+    Raises:
+        TwoStageError: the scheduler expects another prediction than the denoiser makes.
     """
 
     tokenizer: VQTokenizer
     denoiser: LatentDenoiser
-    scheduler: DDIMScheduler
+    scheduler: Any
     model_cpu_offload_seq = "denoiser->tokenizer"
 
     def __init__(
@@ -46,6 +54,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         id2label: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        check_family(scheduler, denoiser)
         self.register_modules(tokenizer=tokenizer, denoiser=denoiser, scheduler=scheduler)
         self.register_to_config(id2label=id2label)
 
@@ -57,18 +66,31 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         num_images: int = 1,
         num_inference_steps: int = 200,
         guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         eta: float = 0.0,
+        solver: str | None = None,
+        image: Any = None,
+        mask: Any = None,
+        resamplings: int = 5,
+        snap: bool = True,
         generator: Generators = None,
         output_type: OutputType = "pil",
     ) -> ImagePipelineOutput:
-        """Sample.
+        """Sample, or complete images.
 
         Args:
             class_label: an id, a name, a list of either, or None for no class.
             num_images: so many of each label.
             num_inference_steps: denoising steps, at least 1.
-            guidance_scale: s of uncond + s (cond - uncond); 1 means no guidance.
+            guidance_scale, guidance_rescale, guidance_interval: see `stage2_ldm.guidance.Guidance`.
             eta: of DDIM, 0 deterministic to 1 ancestral; schedulers that know no eta ignore it.
+            solver: a name of `pipelines.solvers` in place of the pipeline's own scheduler, over the same schedule.
+            image: complete these: PIL, arrays or tensors in [0, 1] of the model's size, one or one per sample.
+            mask: white (above 0.5) where `image` is drawn anew; the other pixels come out as they went in.
+            resamplings: how often each step of a completion is taken back and repeated, which fits the drawn part to
+                the known one.
+            snap: quantise the latents once more before they are decoded; the decoder has seen no others.
             generator: one, or one per image. The same generator state gives the same images, on any batch split.
             output_type: `pil`, `np` or `pt` in [0, 1], or `latent` for the vectors given to the decoder.
 
@@ -76,45 +98,108 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             `.images`, in the order of the labels.
 
         Raises:
-            TwoStageError: a label the model does not know, guidance of an unconditional model, too few steps.
+            TwoStageError: a label the model does not know, guidance of an unconditional model, too few steps, a
+                solver of another family, an image or mask that does not fit.
         """
         id2label = self.config.id2label
         ids = class_ids(class_label, num_images, id2label)
         check_guidance(guidance_scale, id2label)
-        check_steps(num_inference_steps, self.scheduler.config.num_train_timesteps)
+        guidance = Guidance(scale=guidance_scale, rescale=guidance_rescale, interval=guidance_interval)
+        scheduler = self._scheduler(solver)
+        check_steps(num_inference_steps, scheduler.config.num_train_timesteps)
+        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         generators = image_generators(generator, len(ids))
-        latents = self._denoise(ids, num_inference_steps, guidance_scale, eta, generators)
-        z_q = self.tokenizer.quantize(self.denoiser.denormalize(latents)).z_q
+        options = {"eta": eta, "generator": generators} if isinstance(scheduler, DDIMScheduler) else {}
+        walk = _Walk(self, scheduler, guidance, self._labels(ids), options)
+        known = known_part(image, mask, len(ids), self.tokenizer)
+        if known is None:
+            latents = walk.sample(self._noise(generators))
+        else:
+            latents = self._complete(walk, known, resamplings, generators)
+        z_q = self.denoiser.denormalize(latents).to(self.tokenizer.dtype)
+        z_q = self.tokenizer.quantize(z_q).z_q if snap else z_q
         if output_type == "latent":
             return ImagePipelineOutput(images=z_q)
-        return ImagePipelineOutput(images=finish(self.tokenizer.decode(z_q), output_type))
+        images = self.tokenizer.decode(z_q)
+        return ImagePipelineOutput(images=finish(images if known is None else known.paste(images), output_type))
 
-    def _denoise(
-        self, ids: list[int | None], steps: int, scale: float, eta: float, generators: list[torch.Generator]
-    ) -> Tensor:
-        """Normalised latents [b, d, h, w] of the classes asked for."""
-        device, dtype = self._execution_device, self.denoiser.dtype
+    def _scheduler(self, name: str | None) -> Any:
+        chosen = self.scheduler if name is None else solver(name, self.scheduler)
+        check_family(chosen, self.denoiser)  # a user may have swapped the pipeline's
+        return chosen
+
+    def _noise(self, generators: list[torch.Generator]) -> Tensor:
+        """[b, d, h, w] of variance 1, each image's from its own generator."""
         shape = (self.denoiser.config.latent_dim, *[self.denoiser.config.latent_size] * 2)
         noise = torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in generators])
-        self.scheduler.set_timesteps(steps, device=device)
-        latents = noise.to(device, dtype) * self.scheduler.init_noise_sigma
-        options = self._step_options(eta, generators)
-        labels = self._labels(ids, guided=scale != 1.0)
-        for t in self.progress_bar(self.scheduler.timesteps):
-            batch = latents if scale == 1.0 else torch.cat([latents, latents])
-            prediction = self.denoiser(self.scheduler.scale_model_input(batch, t), t, labels)
-            if scale != 1.0:
-                conditional, unconditional = prediction.chunk(2)
-                prediction = unconditional + scale * (conditional - unconditional)
-            latents = self.scheduler.step(prediction, t, latents, return_dict=False, **options)[0]
-        return latents
+        return noise.to(self._execution_device, self.denoiser.dtype)
 
-    def _labels(self, ids: list[int | None], *, guided: bool) -> Tensor | None:
+    def _labels(self, ids: list[int | None]) -> Tensor | None:
         if self.denoiser.config.num_classes is None:
             return None
         null = self.denoiser.null_class
-        labels = [null if i is None else i for i in ids]
-        return torch.tensor(labels + [null] * (len(ids) if guided else 0), device=self._execution_device)
+        return torch.tensor([null if i is None else i for i in ids], device=self._execution_device)
 
-    def _step_options(self, eta: float, generators: list[torch.Generator]) -> dict[str, Any]:
-        return {"eta": eta, "generator": generators} if isinstance(self.scheduler, DDIMScheduler) else {}
+    def _complete(self, walk: "_Walk", known: Known, resamplings: int, generators: list[torch.Generator]) -> Tensor:
+        if resamplings < 1:
+            raise refuse("resamplings", resamplings, "an integer of at least 1")
+        device, dtype = self._execution_device, self.denoiser.dtype
+        z = self.tokenizer.encode_latents(known.blanked().to(device, self.tokenizer.dtype))
+        if self.denoiser.config.latents == "quantized":
+            z = self.tokenizer.quantize(z).z_q
+        drawn = known.latent_mask(self.tokenizer.downsampling).to(device)
+        clean = self.denoiser.normalize(z.to(dtype))
+        return walk.complete(clean, drawn, resamplings, lambda: self._noise(generators))
+
+
+class _Walk:
+    """One walk of a batch from noise to latents."""
+
+    def __init__(
+        self,
+        pipeline: LatentDiffusionPipeline,
+        scheduler: Any,
+        guidance: Guidance,
+        labels: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.pipeline, self.denoiser, self.scheduler = pipeline, pipeline.denoiser, scheduler
+        self.guidance, self.options = guidance, options
+        self.labels, self.both = labels, labels
+        if labels is not None:
+            self.both = torch.cat([labels, torch.full_like(labels, self.denoiser.null_class)])
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Normalised latents [b, d, h, w] out of noise of variance 1."""
+        latents = noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        for t in self.pipeline.progress_bar(self.scheduler.timesteps):
+            latents = self.step(latents, t)
+        return latents
+
+    def step(self, latents: Tensor, t: Tensor) -> Tensor:
+        """One denoising step."""
+        x = self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
+        return self.scheduler.step(self.predict(x, t), t, latents, return_dict=False, **self.options)[0]
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """The guided prediction for noisy latents at time t."""
+        if not self.guidance.acts(float(t) / self.scheduler.config.num_train_timesteps):
+            return self.denoiser(x, t, self.labels)
+        return self.guidance.combine(*self.denoiser(torch.cat([x, x]), t, self.both).chunk(2))
+
+    def complete(self, clean: Tensor, drawn: Tensor, resamplings: int, noise: Any) -> Tensor:
+        """RePaint, Algorithm 1: the known part is noised from `clean`, the drawn part denoised; steps are repeated."""
+        latents, times = noise(), list(self.scheduler.timesteps)
+        levels = [noise_level(self.scheduler, t) for t in times]
+        for i, t in enumerate(self.pipeline.progress_bar(times)):
+            for again in reversed(range(resamplings if i + 1 < len(times) else 1)):
+                signal, deviation = levels[i]
+                latents = torch.where(drawn, latents, signal * clean + deviation * noise())
+                if hasattr(self.scheduler, "_step_index"):
+                    self.scheduler._step_index = None  # a step that is repeated is found by its time again
+                latents = self.step(latents, t)
+                if again:
+                    kept = signal / levels[i + 1][0]
+                    added = max(0.0, deviation**2 - (kept * levels[i + 1][1]) ** 2) ** 0.5
+                    latents = kept * latents + added * noise()
+        return torch.where(drawn, latents, clean)

@@ -46,13 +46,13 @@ def train_tokenizer(config: Any, run: Path) -> Any:
 def train_ldm(config: Any, run: Path, pipeline_folder: Path | None = None) -> Any:
     """Train a latent diffusion prior in `run`; returns the pipeline, also saved, by default in `run/pipeline`."""
     from pipelines.latent_diffusion import LatentDiffusionPipeline
+    from stage2_ldm.objectives import OBJECTIVES
     from stage2_ldm.train import train
 
     tokenizer = load_tokenizer(config.tokenizer)
     denoiser = train(config, tokenizer, run)
-    pipeline = LatentDiffusionPipeline(
-        tokenizer.cpu(), denoiser.cpu(), config.diffusion.scheduler(), id2label=_names(config)
-    )
+    scheduler = OBJECTIVES.build(config.objective).scheduler()
+    pipeline = LatentDiffusionPipeline(tokenizer.cpu(), denoiser.cpu(), scheduler, id2label=_names(config))
     return _finish(pipeline, run, pipeline_folder)
 
 

@@ -1,47 +1,12 @@
 """The schema of a latent diffusion run."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from stage2_ldm.backbones import BACKBONES
-from twostage.config import Count, Fraction, OptimizerConfig, Section, TrainingConfig, component
-
-
-def _rising(betas: list[float]) -> list[float]:
-    if len(betas) != 2 or not 0 < betas[0] <= betas[1] < 1:
-        raise ValueError("two numbers 0 < first <= last < 1 are needed")
-    return betas
-
-
-class DiffusionConfig(Section):
-    """The noise schedule, LDM's by default: square-root-linear betas over 1000 steps.
-
-    Attributes:
-        betas: the first and the last.
-        prediction_type: what the network predicts.
-        label_dropout: how often a label is replaced by "no class" in training.
-    """
-
-    timesteps: Count = 1000
-    betas: Annotated[list[float], AfterValidator(_rising)] = Field(default=[0.0015, 0.0195])
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    label_dropout: Fraction = 0.1
-
-    def scheduler(self) -> Any:
-        """diffusers' DDIMScheduler of this schedule; latents are not clipped."""
-        from diffusers import DDIMScheduler
-
-        return DDIMScheduler(
-            num_train_timesteps=self.timesteps,
-            beta_start=self.betas[0],
-            beta_end=self.betas[1],
-            beta_schedule="scaled_linear",
-            prediction_type=self.prediction_type,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        )
+from stage2_ldm.objectives import OBJECTIVES
+from twostage.config import Fraction, OptimizerConfig, Section, TrainingConfig, component
 
 
 class LDMConfig(Section):
@@ -51,6 +16,7 @@ class LDMConfig(Section):
         codes: a folder that `twostage encode` wrote.
         tokenizer: the run folder of the tokenizer that wrote them.
         conditional: whether the class is given to the network.
+        label_dropout: how often a label is replaced by "no class" in training, which guidance needs.
         latents: what is diffused: vectors looked up from codes, or the encoder's output (kept by `encode --latents`).
     """
 
@@ -62,6 +28,7 @@ class LDMConfig(Section):
     conditional: bool = True
     latents: Literal["quantized", "continuous"] = "quantized"
     denoiser: component(BACKBONES)  # type: ignore[valid-type]
-    diffusion: DiffusionConfig = DiffusionConfig()
+    objective: component(OBJECTIVES) = Field(default={"name": "diffusion"}, validate_default=True)  # type: ignore[valid-type]
+    label_dropout: Fraction = 0.1
     optimizer: OptimizerConfig
     training: TrainingConfig

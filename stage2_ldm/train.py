@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +10,11 @@ from torch import Tensor
 from stage1_tokenizer.tokenizer import VQTokenizer
 from stage2_ldm.config import LDMConfig
 from stage2_ldm.denoiser import LatentDenoiser
-from stage2_ldm.objective import diffusion_loss
+from stage2_ldm.objectives import OBJECTIVES
+from stage2_ldm.objectives.diffusion import Diffusion
+from stage2_ldm.objectives.flow import Flow
 from twostage.config import claim_run
-from twostage.data.codes import FrozenCodes
+from twostage.data.codes import FrozenCodes, one_view
 from twostage.errors import refuse
 from twostage.models import fingerprint
 from twostage.training.loop import fit, make_accelerator
@@ -32,9 +33,9 @@ class LDMTask(Task):
 
     Args:
         model: the denoiser.
-        scheduler: diffusers' DDIMScheduler, for its noise schedule.
+        objective: what it is trained to predict.
         latents_of: where a batch's latents come from.
-        label_dropout: how often a label is replaced by "no class".
+        label_dropout: the probability with which each label becomes "no class".
     """
 
     model: LatentDenoiser
@@ -42,18 +43,18 @@ class LDMTask(Task):
     def __init__(
         self,
         model: LatentDenoiser,
-        scheduler: Any,
+        objective: Diffusion | Flow,
         latents_of: LatentSource,
         label_dropout: float,
     ) -> None:
         super().__init__()
-        self.model, self.scheduler = model, scheduler
+        self.model, self.objective = model, objective
         self.latents_of, self.label_dropout = latents_of, label_dropout
 
     def forward(self, batch: dict[str, Tensor]) -> StepOutput:
-        latents = self.latents_of(batch)
-        loss = diffusion_loss(self.model, self.scheduler, latents, batch["class_label"], self.label_dropout)
-        return StepOutput(loss=loss, metrics={})
+        clean = self.model.normalize(self.latents_of(one_view(batch)))
+        labels = drop_labels(self.model, batch["class_label"], self.label_dropout)
+        return StepOutput(loss=self.objective.loss(self.model, clean, labels), metrics={})
 
 
 def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoiser:
@@ -67,22 +68,31 @@ def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoise
     codes = FrozenCodes(config.codes, fingerprint(tokenizer))
     tokenizer.to(accelerator.device).eval().requires_grad_(False)
     latents_of = LATENTS[config.latents](codes, tokenizer)
+    objective: Diffusion | Flow = OBJECTIVES.build(config.objective)
     statistics = latent_statistics(codes, latents_of, accelerator.device)
     model = LatentDenoiser(
         backbone_config=config.denoiser,
         latent_size=codes.manifest.shape[-1],
         latent_dim=tokenizer.quantizer.dim,
         num_classes=codes.manifest.num_classes(conditional=config.conditional),
-        prediction_type=config.diffusion.prediction_type,
+        prediction_type=objective.prediction_type,
         latents=config.latents,
         latent_mean=statistics.mean,
         latent_std=statistics.std,
     )
     claim_run(run, config, LDMConfig.PLACES.__contains__)
-    task = LDMTask(model, config.diffusion.scheduler(), latents_of, config.diffusion.label_dropout)
+    task = LDMTask(model, objective, latents_of, config.label_dropout)
     denoiser = fit(task, codes, config.training, config.optimizer, run, accelerator)
     assert isinstance(denoiser, LatentDenoiser)
     return denoiser
+
+
+def drop_labels(denoiser: LatentDenoiser, class_label: Tensor, probability: float) -> Tensor:
+    """Class ids [b] of which each is "no class" with this probability."""
+    if denoiser.config["num_classes"] is None:
+        return class_label
+    dropped = torch.rand(len(class_label), device=class_label.device) < probability
+    return class_label.masked_fill(dropped, denoiser.null_class)
 
 
 def quantized_latents(codes: FrozenCodes, tokenizer: VQTokenizer) -> LatentSource:
@@ -116,7 +126,7 @@ def latent_statistics(codes: FrozenCodes, latents_of: LatentSource, device: torc
     for part in rows.split(256):
         examples = [codes[i] for i in part.tolist()]
         batch = {key: torch.stack([e[key] for e in examples]).to(device) for key in examples[0]}
-        latents = latents_of(batch).double().movedim(1, 0).flatten(1).cpu()
+        latents = latents_of(one_view(batch)).double().movedim(1, 0).flatten(1).cpu()
         total, squares, count = total + latents.sum(1), squares + latents.square().sum(1), count + latents.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()

@@ -9,7 +9,7 @@ from stage1_tokenizer.tokenizer import VQTokenizer
 from stage2_transformer.config import TransformerConfig
 from stage2_transformer.prior import TransformerPrior, code_loss
 from twostage.config import claim_run
-from twostage.data.codes import FrozenCodes
+from twostage.data.codes import FrozenCodes, one_view
 from twostage.models import fingerprint
 from twostage.training.loop import fit, make_accelerator
 from twostage.training.task import StepOutput, Task
@@ -25,7 +25,8 @@ class TransformerTask(Task):
         self.model, self.label_dropout = model, label_dropout
 
     def forward(self, batch: dict[str, Tensor]) -> StepOutput:
-        loss = code_loss(self.model, batch["codes"], batch["class_label"], self.label_dropout)
+        codes = one_view(batch)["codes"]
+        loss = code_loss(self.model, codes, batch["class_label"], self.label_dropout)
         return StepOutput(loss=loss, metrics={})
 
 

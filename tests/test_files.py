@@ -144,7 +144,7 @@ from twostage.training.log import RunLog
 
 root = Path(sys.argv[1])
 model = VQTokenizer({"name": "vqvae", "width": 32}, {"name": "cvq", "codebook_size": 512, "dim": 32}, 16, 3)
-batch = EncodedBatch(codes=torch.zeros(64, 32, 32, dtype=torch.int64), labels=torch.zeros(64).long(), latents=None)
+batch = EncodedBatch(codes=torch.zeros(64, 1, 32, 32, dtype=torch.int64), labels=torch.zeros(64).long(), latents=None)
 origin = dict(tokenizer="t", data={}, split="train", classes=[], codebook_size=16)
 log = RunLog(root, 0, main=True, tensorboard=False)
 

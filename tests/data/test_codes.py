@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from twostage.data.codes import CodesManifest, EncodedBatch, FrozenCodes, read_manifest, write_codes
+from twostage.data.codes import CodesManifest, EncodedBatch, FrozenCodes, one_view, read_manifest, write_codes
 from twostage.errors import TwoStageError
 
 ORIGIN = {"tokenizer": "a" * 64, "data": {"name": "shapes"}, "split": "train", "classes": ["x", "y"]}
@@ -15,9 +15,9 @@ def batches(sizes: tuple[int, ...], codebook_size: int, latents: bool) -> list[E
     generator = torch.Generator().manual_seed(0)
     made = []
     for size in sizes:
-        codes = torch.randint(codebook_size, (size, 2, 3), generator=generator)
-        codes[0, 0, 0] = codebook_size - 1
-        z = torch.randn(size, 4, 2, 3, generator=generator) if latents else None
+        codes = torch.randint(codebook_size, (size, 2, 2, 3), generator=generator)
+        codes[0, 0, 0, 0] = codebook_size - 1
+        z = torch.randn(size, 2, 4, 2, 3, generator=generator) if latents else None
         made.append(EncodedBatch(codes=codes, labels=torch.arange(size) % 2, latents=z))
     return made
 
@@ -58,7 +58,7 @@ def test_what_is_written_is_read(tmp_path: Path, sizes: tuple[int, ...], latents
 def test_the_manifest(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert (manifest.tokenizer, manifest.classes, manifest.codebook_size) == ("a" * 64, ["x", "y"], 16)
-    assert (manifest.shape, manifest.count, manifest.latents) == ([2, 3], 13, True)
+    assert (manifest.shape, manifest.views, manifest.count, manifest.latents) == ([2, 3], 2, 13, True)
     kinds = ("codes", "labels", "latents")
     assert sorted(manifest.files) == [f"{kind}-{shard:05d}.npy" for kind in kinds for shard in range(2)]
     assert sorted(p.name for p in folder.iterdir()) == sorted([*manifest.files, "manifest.json"])
@@ -73,7 +73,7 @@ def test_codes_take_as_little_room_as_they_can(tmp_path: Path, codebook_size: in
     write(tmp_path / "codes", codebook_size=codebook_size)
     assert np.load(tmp_path / "codes" / "codes-00000.npy").dtype == dtype
     dataset = FrozenCodes(tmp_path / "codes", ORIGIN["tokenizer"])
-    assert dataset[0]["codes"][0, 0].item() == codebook_size - 1
+    assert dataset[0]["codes"][0, 0, 0].item() == codebook_size - 1
 
 
 def refused(folder: Path, *parts: str, tokenizer: str = "a" * 64) -> None:
@@ -147,6 +147,7 @@ def test_a_conditional_prior_of_unlabelled_codes_is_refused(tmp_path):
         classes=[],
         codebook_size=2,
         shape=[1, 1],
+        views=1,
         count=1,
         files={},
         latents=False,
@@ -154,3 +155,18 @@ def test_a_conditional_prior_of_unlabelled_codes_is_refused(tmp_path):
     assert manifest.num_classes(conditional=False) is None
     with pytest.raises(TwoStageError, match=r"conditional: True is not allowed; allowed: false: .*unlabelled"):
         manifest.num_classes(conditional=True)
+
+
+def test_one_view_of_each_image_is_drawn_with_its_own_latents(folder: Path) -> None:
+    dataset = FrozenCodes(folder, ORIGIN["tokenizer"])
+    batch = {key: torch.stack([dataset[i][key] for i in range(8)]) for key in dataset[0]}
+    seen = [set() for _ in range(8)]
+    for seed in range(30):
+        torch.manual_seed(seed)
+        drawn = one_view(batch)
+        assert torch.equal(drawn["class_label"], batch["class_label"])
+        for i in range(8):
+            view = next(v for v in range(2) if torch.equal(drawn["codes"][i], batch["codes"][i, v]))
+            assert torch.equal(drawn["latents"][i], batch["latents"][i, view])
+            seen[i].add(view)
+    assert seen == [{0, 1}] * 8

@@ -31,8 +31,8 @@ NAMES = {"0": "cat", "1": "dog", "2": "fish"}
 
 def make_ldm(tokenizer, names):
     from pipelines import LatentDiffusionPipeline
-    from stage2_ldm.config import DiffusionConfig
     from stage2_ldm.denoiser import LatentDenoiser
+    from stage2_ldm.objectives.diffusion import Diffusion
 
     torch.manual_seed(1)
     denoiser = LatentDenoiser(
@@ -47,7 +47,7 @@ def make_ldm(tokenizer, names):
     )
     if names:
         denoiser.backbone.class_embedding.weight.data.mul_(30)  # so that an untrained network heeds its label
-    return LatentDiffusionPipeline(tokenizer, denoiser.eval(), DiffusionConfig().scheduler(), id2label=names)
+    return LatentDiffusionPipeline(tokenizer, denoiser.eval(), Diffusion().scheduler(), id2label=names)
 
 
 def make_transformer(tokenizer, names):
@@ -165,7 +165,7 @@ def configs(tmp_path_factory):
                 "head_dim": 8,
                 "norm_groups": 4,
             },
-            "diffusion": {"timesteps": 20},
+            "objective": {"name": "diffusion", "timesteps": 20},
             "optimizer": OPTIMIZER,
             "training": {**TRAINING, "ema_decay": 0.9},
         },

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pipelines import LatentDiffusionPipeline
-from stage2_ldm.config import DiffusionConfig
 from stage2_ldm.denoiser import LatentDenoiser
+from stage2_ldm.objectives.diffusion import Diffusion
 from twostage.errors import TwoStageError
 
 
@@ -26,7 +26,7 @@ def knowing(tokenizer, images, mean, std):
         latent_mean=mean,
         latent_std=std,
     )
-    scheduler = DiffusionConfig().scheduler()
+    scheduler = Diffusion().scheduler()
     clean = denoiser.normalize(tokenizer.encode(images).z_q)
 
     def noise_in(latents, t, labels=None):

@@ -1,8 +1,8 @@
 """Frozen codes: what stage two learns from. One pass of a tokenizer over a data set, on disk, bound to its maker.
 
-A codes folder holds `manifest.json` and, per shard i, `codes-i.npy` (uint16, or uint32 for K > 65,536; [n, h, w], or
-[n, q, h, w] of a tokenizer with several code maps),
-`labels-i.npy` (int64 [n]) and, if asked for, `latents-i.npy` (float16 [n, d, h, w], before quantisation).
+A codes folder holds `manifest.json` and, per shard i, `codes-i.npy` (uint16, or uint32 for K > 65,536; [n, v, h, w], or
+[n, v, q, h, w] of a tokenizer with q code maps), `labels-i.npy` (int64 [n]) and, if asked for, `latents-i.npy` (float16
+[n, v, d, h, w], before quantisation). An image has v views: itself, and what else training may take for it.
 """
 
 import hashlib
@@ -30,7 +30,8 @@ class CodesManifest:
         data: the component that named the data set, and its split.
         classes: names; labels index them. Empty for unlabelled data.
         codebook_size: K.
-        shape: (h, w) of the codes of one image, or (q, h, w).
+        shape: (h, w) of the codes of one view, or (q, h, w).
+        views: v.
         count: images.
         files: file name -> sha256.
         latents: whether the encoder's output is kept too.
@@ -42,6 +43,7 @@ class CodesManifest:
     classes: list[str]
     codebook_size: int
     shape: list[int]
+    views: int
     count: int
     files: dict[str, str]
     latents: bool
@@ -59,7 +61,7 @@ class CodesManifest:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedBatch:
-    """codes int64 [b, h, w] or [b, q, h, w], labels int64 [b], latents [b, d, h, w] or None."""
+    """codes int64 [b, v, h, w] or [b, v, q, h, w], labels int64 [b], latents [b, v, d, h, w] or None."""
 
     codes: torch.Tensor
     labels: torch.Tensor
@@ -82,7 +84,7 @@ def write_codes(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise TwoStageError(f"{folder}: is not empty and holds no codes; choose another --output")
     files: dict[str, str] = {}
-    count, shape, has_latents = 0, [0, 0], False
+    count, views, shape, has_latents = 0, 1, [0, 0], False
     with atomic(folder.absolute()) as temporary:
         temporary.mkdir()
         for shard, group in enumerate(_grouped(batches, shard_size)):
@@ -94,12 +96,15 @@ def write_codes(
             latents = [b.latents for b in group if b.latents is not None]
             if latents:
                 arrays["latents"] = torch.cat(latents).cpu().half().numpy()
-            count, shape, has_latents = count + len(arrays["codes"]), list(arrays["codes"].shape[1:]), bool(latents)
+            n, views, *shape = arrays["codes"].shape
+            count, has_latents = count + n, bool(latents)
             for kind, array in arrays.items():
                 path = temporary / f"{kind}-{shard:05d}.npy"
                 _save(path, array)
                 files[path.name] = _sha256(path)
-        manifest = CodesManifest(count=count, shape=shape, latents=has_latents, files=files, **origin)
+        manifest = CodesManifest(
+            count=count, shape=list(shape), views=views, latents=has_latents, files=files, **origin
+        )
         write_json(temporary / MANIFEST, asdict(manifest))
     return manifest
 
@@ -136,7 +141,9 @@ def read_manifest(folder: Path) -> CodesManifest:
 
 
 class FrozenCodes(Dataset[dict[str, torch.Tensor]]):
-    """The examples of a codes folder: codes int64 [h, w] or [q, h, w], class_label int64 [], latents float32 [d, h, w].
+    """The examples of a codes folder, all views of an image together.
+
+    codes int64 [v, h, w] or [v, q, h, w], class_label int64 [], latents float32 [v, d, h, w] if kept.
 
     Args:
         folder: what `write_codes` wrote.
@@ -178,6 +185,15 @@ class FrozenCodes(Dataset[dict[str, torch.Tensor]]):
         if self._latents is not None:
             example["latents"] = torch.from_numpy(self._latents[shard][row].astype(np.float32))
         return example
+
+
+def one_view(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch of `FrozenCodes` with one view of each image, drawn at random: codes [b, h, w], latents [b, d, h, w]."""
+    b, v = batch["codes"].shape[:2]
+    images = torch.arange(b, device=batch["codes"].device)
+    chosen = torch.randint(v, (b,), device=images.device)
+    views: dict[str, torch.Tensor] = {key: batch[key][images, chosen] for key in batch if key != "class_label"}
+    return {**batch, **views}
 
 
 def _check_shard(path: Path, digest: str) -> None:
