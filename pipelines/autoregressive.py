@@ -69,8 +69,7 @@ class AutoregressivePipeline(DiffusionPipeline):
         """
         id2label = self.config.id2label
         ids = class_ids(class_label, num_images, id2label)
-        check_guidance(guidance_scale, id2label)
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale)
+        sampling = self.check_sampling(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
         labels = torch.tensor([self.prior.null_class if i is None else i for i in ids], device=self._execution_device)
         codes = sample_codes(
             self.prior, labels, sampling, image_generators(generator, len(ids)), progress=self.progress_bar
@@ -78,3 +77,14 @@ class AutoregressivePipeline(DiffusionPipeline):
         if output_type == "latent":
             return ImagePipelineOutput(images=codes)
         return ImagePipelineOutput(images=finish(self.tokenizer.decode_codes(codes), output_type))
+
+    def check_sampling(
+        self, *, guidance_scale: float = 1.0, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+    ) -> Sampling:
+        """What a call with these options will do.
+
+        Raises:
+            TwoStageError: an option that makes no sense, or not with this model.
+        """
+        check_guidance(guidance_scale, self.config.id2label)
+        return Sampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from pipelines.options import sampling_options
 from twostage.errors import TwoStageError, refuse
 
 
@@ -56,12 +57,6 @@ ReferenceSplit = Annotated[
 Network = Annotated[
     str | None, typer.Option("--network", help="FILE.py:FACTORY of a feature network, in place of Inception")
 ]
-Steps = Annotated[int | None, typer.Option("--steps", help="denoising steps (latent diffusion; default 200)")]
-Eta = Annotated[float | None, typer.Option("--eta", help="DDIM's noise, 0 to 1 (latent diffusion; default 0)")]
-Guidance = Annotated[float, typer.Option("--guidance-scale", help="1 means no guidance")]
-Temperature = Annotated[float | None, typer.Option("--temperature", help="of the codes (transformer; default 1)")]
-TopK = Annotated[int | None, typer.Option("--top-k", help="draw from the k likeliest codes (transformer; 0: all)")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="draw from the likeliest codes up to p (transformer)")]
 
 
 @app.command()
@@ -116,12 +111,6 @@ def _train(command: Any, checked: Any, config: Path, output: Path | None, dry_ru
     typer.echo(f"done: {run}")
 
 
-def _sampling(*values: float | None) -> dict[str, Any]:
-    """The options that were given, under the names that a pipeline's call has for them."""
-    names = ("num_inference_steps", "eta", "guidance_scale", "temperature", "top_k", "top_p")
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
-
-
 @app.command()
 def encode(
     tokenizer: Annotated[Path, typer.Option("--tokenizer", help="run folder of a tokenizer")],
@@ -143,6 +132,7 @@ def encode(
 
 
 @app.command()
+@sampling_options
 def sample(
     pipeline: Annotated[Path, typer.Argument(help="run folder of a prior, or a saved pipeline")],
     output: Annotated[Path, typer.Option("--output", help="folder for the images and a grid of them")],
@@ -151,12 +141,8 @@ def sample(
     ] = None,
     num_images: Annotated[int, typer.Option("--num-images", help="images per label")] = 8,
     seed: Annotated[int, typer.Option("--seed")] = 0,
-    steps: Steps = None,
-    eta: Eta = None,
-    guidance_scale: Guidance = 1.0,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Draw images from a trained prior."""
     from pipelines.runs import check_output, load_pipeline
@@ -165,7 +151,6 @@ def sample(
     loaded = load_pipeline(pipeline)
     from pipelines.sample import sample_to_folder
 
-    options = _sampling(steps, eta, guidance_scale, temperature, top_k, top_p)
     labels = [int(label) if re.fullmatch(r"-?\d+", label) else label for label in class_label or []]
     sample_to_folder(loaded, output, labels, num_images, seed, **options)
     typer.echo(f"done: {output}")
@@ -198,6 +183,7 @@ def evaluate_reconstruction(
 
 
 @evaluate_app.command("generation")
+@sampling_options
 def evaluate_generation(
     pipeline: Annotated[Path, typer.Argument(help="run folder of a prior, or a saved pipeline")],
     num_images: Annotated[int, typer.Option("--num-images")] = 10_000,
@@ -205,13 +191,9 @@ def evaluate_generation(
     data: Data = None,
     split: ReferenceSplit = "test",
     seed: Annotated[int, typer.Option("--seed")] = 0,
-    steps: Steps = None,
-    eta: Eta = None,
-    guidance_scale: Guidance = 1.0,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
     network: Network = None,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """FID, KID, IS, precision and recall of samples against real images."""
     from pipelines.runs import check_output_file, data_of, load_pipeline, with_root
@@ -224,7 +206,6 @@ def evaluate_generation(
     from twostage.metrics.features import load_network
 
     dataset = DATASETS.build(source, split=split)
-    options = _sampling(steps, eta, guidance_scale, temperature, top_k, top_p)
     rows = evaluate(loaded, dataset, load_network(network, loaded.device), num_images=num_images, seed=seed, **options)
     _report({"reference_split": split, **rows}, output)
 

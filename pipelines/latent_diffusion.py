@@ -4,6 +4,7 @@
 Images are completed as in "RePaint: Inpainting using Denoising Diffusion Probabilistic Models" (Lugmayr et al., 2022).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,11 +22,20 @@ from pipelines.requests import (
     finish,
     image_generators,
 )
-from pipelines.solvers import check_family, noise_level, solver
+from pipelines.solvers import check_family, noise_level
+from pipelines.solvers import solver as named_solver
 from stage1_tokenizer.tokenizer import VQTokenizer
 from stage2_ldm.denoiser import LatentDenoiser
 from stage2_ldm.guidance import Guidance
 from twostage.errors import refuse
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """How the noise is taken away: by which scheduler, towards a class how strongly."""
+
+    scheduler: Any
+    guidance: Guidance
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
@@ -103,14 +113,18 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         """
         id2label = self.config.id2label
         ids = class_ids(class_label, num_images, id2label)
-        check_guidance(guidance_scale, id2label)
-        guidance = Guidance(scale=guidance_scale, rescale=guidance_rescale, interval=guidance_interval)
-        scheduler = self._scheduler(solver)
-        check_steps(num_inference_steps, scheduler.config.num_train_timesteps)
+        how = self.check_sampling(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
+            solver=solver,
+        )
+        scheduler = how.scheduler
         scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         generators = image_generators(generator, len(ids))
         options = {"eta": eta, "generator": generators} if isinstance(scheduler, DDIMScheduler) else {}
-        walk = _Walk(self, scheduler, guidance, self._labels(ids), options)
+        walk = _Walk(self, scheduler, how.guidance, self._labels(ids), options)
         known = known_part(image, mask, len(ids), self.tokenizer)
         if known is None:
             latents = walk.sample(self._noise(generators))
@@ -123,10 +137,27 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         images = self.tokenizer.decode(z_q)
         return ImagePipelineOutput(images=finish(images if known is None else known.paste(images), output_type))
 
-    def _scheduler(self, name: str | None) -> Any:
-        chosen = self.scheduler if name is None else solver(name, self.scheduler)
-        check_family(chosen, self.denoiser)  # a user may have swapped the pipeline's
-        return chosen
+    def check_sampling(
+        self,
+        *,
+        num_inference_steps: int = 200,
+        guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        solver: str | None = None,
+        eta: float = 0.0,
+    ) -> "Denoising":
+        """What a call with these options will do.
+
+        Raises:
+            TwoStageError: an option that makes no sense, or not with this model.
+        """
+        guidance = Guidance(scale=guidance_scale, rescale=guidance_rescale, interval=guidance_interval)
+        check_guidance(guidance_scale, self.config.id2label)
+        scheduler = self.scheduler if solver is None else named_solver(solver, self.scheduler)
+        check_family(scheduler, self.denoiser)  # a user may have swapped the pipeline's
+        check_steps(num_inference_steps, scheduler.config.num_train_timesteps)
+        return Denoising(scheduler, guidance)
 
     def _noise(self, generators: list[torch.Generator]) -> Tensor:
         """[b, d, h, w] of variance 1, each image's from its own generator."""

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.requests import check_guidance, check_steps, class_ids
+from pipelines.requests import class_ids
 from twostage.data.loader import mix
 from twostage.errors import refuse
 from twostage.pictures import image_grid, save_image, save_labelled_rows
-
-OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "temperature", "top_k", "top_p")
-"""What a user may ask of the sampling; each pipeline understands some of it."""
 
 
 def sample_images(
@@ -43,13 +40,11 @@ def sample_images(
 
 
 def _check_options(pipeline: Any, options: dict[str, Any]) -> None:
-    known = [name for name in inspect.signature(type(pipeline).__call__).parameters if name in OPTIONS]
+    known = inspect.signature(pipeline.check_sampling).parameters
     for name, value in options.items():
         if name not in known:
             raise refuse(name, value, f"what {type(pipeline).__name__} understands: {', '.join(known)}")
-    check_guidance(options.get("guidance_scale", 1.0), pipeline.config.id2label)
-    if "num_inference_steps" in options:
-        check_steps(options["num_inference_steps"], pipeline.scheduler.config.num_train_timesteps)
+    pipeline.check_sampling(**options)
 
 
 def class_grid(pipeline: Any, path: Path, *, columns: int, seed: int, **options: Any) -> Tensor:

@@ -50,7 +50,12 @@ TOKENIZER_MISTAKES = [
     ("quantizer.codebook_size=0", "quantizer.codebook_size: 0", "greater than or equal to 1"),
     ("quantizer.name=cqv", "quantizer.name: 'cqv' is not a quantizer", "allowed: vq, ", "did you mean cvq?"),
     ("autoencoder.name=unet", "autoencoder.name: 'unet' is not a autoencoder", "vqvae"),
-    ("data.name=shapez", "data.name: 'shapez' is not a dataset", "shapes, idx, cifar10, folder", "did you mean shapes?"),
+    (
+        "data.name=shapez",
+        "data.name: 'shapez' is not a dataset",
+        "shapes, idx, cifar10, folder",
+        "did you mean shapes?",
+    ),
     ("quantizer=cvq", "quantizer: 'cvq'", "a mapping with a `name` key"),
     ("data.image_size=18", "data.image_size: 18", "a multiple of the autoencoder's downsampling factor 4"),
     ("warm_start.steps=8", "warm_start.steps: 8", "fewer than training.steps (8)"),
@@ -297,6 +302,9 @@ SAMPLE_MISTAKES = [
     ("ldm", ["--steps", 0], ("num_inference_steps: 0", "1..20")),
     ("ldm", ["--steps", 21], ("num_inference_steps: 21", "1..20")),
     ("transformer", ["--steps", 5], ("num_inference_steps: 5", "AutoregressivePipeline understands")),
+    ("ldm", ["--solver", "euler"], ("solver: 'euler' does not solve epsilon", "ddim, dpm, unipc")),
+    ("transformer", ["--solver", "dpm"], ("solver: 'dpm'", "AutoregressivePipeline understands")),
+    ("ldm", ["--guidance-interval", 0.9, 0.1], ("guidance_interval: (0.9, 0.1)", "0 <= first <= last <= 1")),
     ("ldm", ["--num-images", 0], ("num_images: 0", "at least 1")),
     ("transformer", ["--num-images", -3], ("num_images: -3", "at least 1")),
 ]
