@@ -17,6 +17,7 @@ IMPORTERS: Mapping[str, str] = {
     "taming.models.vqgan.VQModel": "pipelines.compvis.vq:import_vq",
     "ldm.models.autoencoder.VQModel": "pipelines.compvis.vq:import_vq",
     "ldm.models.autoencoder.VQModelInterface": "pipelines.compvis.vq:import_vq",
+    "ldm.models.diffusion.ddpm.LatentDiffusion": "pipelines.compvis.ldm:import_ldm",
 }
 """target -> "module:function", called with `model.params`, the weights and the two paths; gives what is saved."""
 

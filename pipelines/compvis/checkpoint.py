@@ -78,9 +78,9 @@ def copy_weights(
 
 
 def _shaped(value: Tensor, target: Tensor, name: str, source: Path) -> Tensor:
-    """The value; a 1x1 convolution of theirs may be a linear layer of ours."""
-    if value.ndim == target.ndim + 2 and value.shape[-2:] == (1, 1):
-        value = value[..., 0, 0]
+    """The value; a convolution of size 1 of theirs, in one dimension or two, may be a linear layer of ours."""
+    if value.ndim > target.ndim and set(value.shape[target.ndim :]) == {1}:
+        value = value.flatten(target.ndim - 1)
     if value.shape != target.shape:
         found, allowed = tuple(value.shape), tuple(target.shape)
         raise TwoStageError(f"{source}: {name} of shape {found} is not allowed; allowed by the config: {allowed}")

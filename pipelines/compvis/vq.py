@@ -119,25 +119,36 @@ class VQParams(Section):
         }
 
 
-def import_vq(params: Mapping[str, Any], weights: Mapping[str, Tensor], config: Path, checkpoint: Path) -> VQTokenizer:
+def import_vq(
+    params: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    config: Path,
+    checkpoint: Path,
+    *,
+    at: str = "model.params",
+    prefix: str = "",
+) -> VQTokenizer:
     """The tokenizer that `params` describe, with the weights of the checkpoint.
 
     Args:
-        params: `model.params` of the config.
-        weights: the checkpoint's.
+        params: of the model, in the config.
+        weights: the checkpoint's, each name beginning with `prefix`.
         config, checkpoint: where they come from, for error messages.
+        at: where in the config.
 
     Raises:
         TwoStageError: a setting that has no counterpart here, or weights that are not those of the config.
     """
-    checked = load(VQParams, params, f"{config}: model.params")
+    checked = load(VQParams, params, f"{config}: {at}")
     tokenizer = VQTokenizer(
         autoencoder_config=AUTOENCODERS.resolve(checked.ddconfig.options(), f"{config}: autoencoder"),
         quantizer_config=QUANTIZERS.resolve(checked.quantizer(), f"{config}: quantizer"),
         image_size=checked.ddconfig.resolution,
         channels=checked.ddconfig.in_channels,
     )
-    copy_weights(tokenizer, weights, compvis_name(len(checked.ddconfig.ch_mult)), BESIDE_THE_MODEL, checkpoint)
+    theirs = compvis_name(len(checked.ddconfig.ch_mult))
+    ignore = [prefix + beginning for beginning in BESIDE_THE_MODEL]
+    copy_weights(tokenizer, weights, lambda ours: prefix + theirs(ours), ignore, checkpoint)
     return tokenizer.eval()
 
 

@@ -15,7 +15,11 @@ class ClassEmbedding(nn.Embedding):
         super().__init__((num_classes or 0) + 1, width)
 
     def forward(self, class_label: Tensor | None, count: int) -> Tensor:  # type: ignore[override]
-        """int64 [b] in 0..N, or None for `count` times "no class" -> [b, width]."""
+        """int64 [b] in 0..N, or None of an unconditional model, whose one row is then given b = `count` times.
+
+        Returns:
+            [b, width].
+        """
         if class_label is None:
-            return self.weight[-1].expand(count, -1)
+            return self.weight.expand(count, -1)
         return super().forward(class_label)
