@@ -8,6 +8,7 @@ _ONE_CODE = {
     "hvq": "stage1_tokenizer.quantizers.hvq:HVQ",
     "hard_reset": "stage1_tokenizer.quantizers.hard_reset:HardReset",
     "cvq": "stage1_tokenizer.quantizers.cvq:CVQ",
+    "nsvq": "stage1_tokenizer.quantizers.nsvq:NSVQ",
     "simvq": "stage1_tokenizer.quantizers.simvq:SimVQ",
     "transvq": "stage1_tokenizer.quantizers.transvq:TransVQ",
     "gumbel": "stage1_tokenizer.quantizers.gumbel:Gumbel",
