@@ -16,7 +16,18 @@ MAY_IMPORT = {
 """What a package may import of the others: a package whole, or one module of it."""
 
 QUANTIZERS = "stage1_tokenizer.quantizers"
-SHARED_BY_QUANTIZERS = ("INNER", "base", "kmeans", "mapped", "nearest", "noise", "reset", "straight_through")
+SHARED_BY_QUANTIZERS = (
+    "INNER",
+    "anchors",
+    "base",
+    "contrastive",
+    "kmeans",
+    "mapped",
+    "nearest",
+    "noise",
+    "reset",
+    "straight_through",
+)
 LONGEST = 400
 
 

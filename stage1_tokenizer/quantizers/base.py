@@ -1,11 +1,14 @@
 """What every quantiser is: features in, codes and their vectors out, and a codebook that the decoder sees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from stage1_tokenizer.quantizers.kmeans import kmeans
 from stage1_tokenizer.quantizers.nearest import Distance
@@ -112,6 +115,15 @@ class Quantizer(nn.Module):
     def set_progress(self, step: int, epoch: int) -> None:
         """Told before every training step; quantisers with a schedule act on it."""
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """`.to(bfloat16)` of a whole tokenizer leaves its codes in float32: half their digits would be other codes."""
+
+        def apply(x: Tensor) -> Tensor:
+            moved = fn(x)
+            return x.to(moved.device) if moved.dtype in (torch.bfloat16, torch.float16) else moved
+
+        return super()._apply(apply, recurse)
+
 
 def full_precision(z: Tensor) -> Tensor:
     """float64 stays; every other dtype becomes float32."""
@@ -126,7 +138,28 @@ def vq_terms(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         features, vectors: [n, d].
     """
-    return F.mse_loss(features, vectors.detach()), F.mse_loss(vectors, features.detach())
+    return _Terms.apply(features, vectors)
+
+
+class _Terms(torch.autograd.Function):
+    """One difference serves the value of both terms, which is the same, and both gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        difference = features - vectors
+        ctx.save_for_backward(difference)
+        value = torch.linalg.vector_norm(difference).square() / difference.numel()
+        return value, value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, commitment: Tensor, codebook: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (difference,) = ctx.saved_tensors
+        scale, (to_features, to_vectors) = 2 / difference.numel(), ctx.needs_input_grad
+        return (
+            difference * (scale * commitment) if to_features else None,
+            difference * (-scale * codebook) if to_vectors else None,
+        )
 
 
 def codebook_metrics(counts: Tensor) -> dict[str, Tensor]:

@@ -7,32 +7,27 @@ code k wins among the M of this batch:
     a_k   = exp(-N_k K 10 / (1 - gamma) - eps)                                                     (Eq. 5)
     c_k  <- (1 - a_k) c_k + a_k anchor_k                                                           (Eq. 6)
 
-The loss is VQ's, plus a contrastive term per code: -log softmax of its nearest features against its farther ones.
+The loss is VQ's plus a contrastive term, in contrastive.py; the anchors are in anchors.py.
 """
 
-import math
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage1_tokenizer.quantizers.anchors import RULES, Anchor
 from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook, vq_terms
-from stage1_tokenizer.quantizers.nearest import WORKSPACE, Distance, nearest, similarity
+from stage1_tokenizer.quantizers.contrastive import contrastive_loss
+from stage1_tokenizer.quantizers.nearest import Distance, nearest
 from stage1_tokenizer.quantizers.straight_through import ESTIMATORS, StraightThrough
 from twostage.config import Count, Fraction, NonNegative, Positive
-from twostage.training.distributed import broadcast, gather_rows
-
-Anchor = Literal["random", "unique", "closest", "probability"]
 
 EPSILON = 1e-3
 """eps of Eq. 5: even a code that was never used keeps a thousandth of itself."""
 
 NEGLIGIBLE = 1e-12
 """A code whose a_k of Eq. 5 is below this would not change in float32; it is given no anchor."""
-
-CONTRASTIVE_WORK = 2**20
-"""Code-feature pairs up to which the contrastive term sees every feature; above, a random sample of them."""
 
 
 class CVQ(Quantizer):
@@ -74,7 +69,7 @@ class CVQ(Quantizer):
     ) -> None:
         super().__init__(codebook_size, dim)
         self.distance = distance
-        self.anchor: Anchor = anchor
+        self.anchors = RULES[anchor]
         self.update = update
         self.contrastive_weight, self.temperature = contrastive_weight, temperature
         self.decay, self.commitment_weight = decay, commitment_weight
@@ -91,80 +86,34 @@ class CVQ(Quantizer):
         loss = self.commitment_weight * commitment + codebook
         metrics = {"commitment": commitment.detach(), **codebook_metrics(counts)}
         if self.training:
-            everyone = gather_rows(features.detach())
             if self.contrastive_weight > 0:
-                contrastive = self.contrastive_loss(everyone)
+                before = self.codebook.clone()  # what Eq. 6 will move, and the backward pass must see unmoved
+                contrastive = contrastive_loss(before, features.detach(), self.distance, self.temperature)
                 loss = loss + self.contrastive_weight * contrastive
                 metrics["contrastive"] = contrastive.detach()
-            self.cluster(everyone, counts)
+            self.cluster(features.detach(), counts)
         z_q = self.estimator(features, vectors, counts.sum()) if self.training else vectors
         return QuantizerOutput(z_q=z_q, codes=codes, loss=loss, metrics=metrics)
 
     @torch.no_grad()
     def cluster(self, features: Tensor, counts: Tensor) -> None:
-        """Eq. 4-6 for one batch: features [M, d] and how many of them each code won, [K], of all processes."""
+        """Eq. 4-6 for one batch.
+
+        Args:
+            features: of this process, [n, d].
+            counts: how many features each code won on all processes, [K].
+        """
         share = counts.to(self.average_usage) / counts.sum()
         self.average_usage.mul_(self.decay).add_(share, alpha=1 - self.decay)
         if self.update == "online" or self.updates == 0:
             alpha = torch.exp(-self.average_usage * self.codebook_size * 10 / (1 - self.decay) - EPSILON)
             starved = torch.nonzero(alpha > NEGLIGIBLE).squeeze(1)
             if len(starved):
-                anchors = features[self.anchors(self.codebook[starved], features)]
-                weight = alpha[starved, None].to(self.codebook)
-                self.codebook[starved] = (1 - weight) * self.codebook[starved] + weight * anchors.to(self.codebook)
+                codes, weight = self.codebook[starved], alpha[starved, None].to(self.codebook)
+                self.codebook[starved] = (1 - weight) * codes + weight * self.anchors(codes, features, self.distance)
         self.updates += 1
-
-    def anchors(self, codes: Tensor, features: Tensor) -> Tensor:
-        """For each of these codes, [n, d], the index of a feature of [M, d] to move to: int64 [n] in 0..M-1."""
-        n, m = len(codes), len(features)
-        device = features.device
-        if self.anchor == "closest":
-            return nearest(codes, features, self.distance)
-        if self.anchor == "random":
-            return broadcast(torch.randint(m, (n,), device=device))
-        if self.anchor == "unique":
-            rounds = [torch.randperm(m, device=device) for _ in range(math.ceil(n / m))]
-            return broadcast(torch.cat(rounds)[:n])
-        drawn = broadcast(torch.rand(n, 1, device=device, dtype=features.dtype))
-        chunk = max(1, WORKSPACE // m)
-        return torch.cat(
-            [
-                _draw(similarity(part, features, self.distance), u)
-                for part, u in zip(codes.split(chunk), drawn.split(chunk))
-            ]
-        )
-
-    def contrastive_loss(self, features: Tensor) -> Tensor:
-        """Pull every code to its nearest features, away from its farther half; gradient to the codebook only.
-
-        Per code: positive = mean similarity of the nearest max(1, M // K) features, negatives = the farthest M // 2,
-        cross-entropy at the temperature, averaged over codes. Where M K exceeds `CONTRASTIVE_WORK` it is estimated
-        on a random sample of the features, the sum over negatives scaled to all of them.
-
-        Args:
-            features: [M, d], detached.
-        """
-        total, size = len(features), max(CONTRASTIVE_WORK // self.codebook_size, 256)
-        if total > size:
-            features = features[broadcast(torch.randperm(total, device=features.device)[:size])]
-        m = len(features)
-        # Eq. 6 moves the codebook in place before the backward pass, which must see it as it stood here.
-        near = similarity(self.codebook.clone(), features, self.distance)
-        positive = near.topk(max(1, m // self.codebook_size), dim=1).values.mean(1)
-        if m < 2:
-            return positive.sum() * 0
-        farther = near.detach() <= near.detach().kthvalue(m // 2, dim=1, keepdim=True).values
-        logits = (near / self.temperature).masked_fill(~farther, -torch.inf)
-        negative = logits.logsumexp(1) + math.log(total / m)
-        return F.softplus(negative - positive / self.temperature).mean()
 
     def initialize_codebook(self, centroids: Tensor) -> None:
         self.codebook.data.copy_(centroids)
         self.average_usage.zero_()
         self.updates.zero_()
-
-
-def _draw(near: Tensor, u: Tensor) -> Tensor:
-    """One index per row of [n, m] with probability softmax(row), by inverting its distribution at u, [n, 1]."""
-    mass = near.softmax(1).cumsum(1)
-    return torch.searchsorted(mass, u * mass[:, -1:]).squeeze(1).clamp_(max=near.shape[1] - 1)

@@ -5,8 +5,9 @@ z_q [n, d] with the value of the vectors.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,7 +22,19 @@ def plain(features: Tensor, vectors: Tensor, total: Tensor) -> Tensor:
 
     "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation" (Bengio et al., 2013).
     """
-    return features + (vectors - features).detach()
+    return _Plain.apply(features, vectors)
+
+
+class _Plain(torch.autograd.Function):
+    """Exactly the vectors, and no arithmetic either way."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, vectors: Tensor) -> Tensor:
+        return vectors.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def modified(features: Tensor, vectors: Tensor, total: Tensor) -> Tensor:
@@ -30,7 +43,7 @@ def modified(features: Tensor, vectors: Tensor, total: Tensor) -> Tensor:
     "Beyond Stationarity" (2026), Eq. 18. Its a = 2 / M belongs to losses summed over the d dimensions; here losses are
     means over features and dimensions, hence a = 2 / (M d).
     """
-    a = 2 / (total * features.shape[1])
+    a = 2 / (total.to(features) * features.shape[1])
     return features + a * vectors + ((1 - a) * vectors - features).detach()
 
 

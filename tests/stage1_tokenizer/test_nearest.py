@@ -1,16 +1,20 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from stage1_tokenizer.quantizers import nearest as module
-from stage1_tokenizer.quantizers.nearest import nearest, similarity
+from stage1_tokenizer.quantizers.nearest import TILE, argmax, largest, nearest, paired_similarity, similarity
 
 
 @pytest.mark.parametrize("distance", ["l2", "cosine"])
-def test_chunked_search_equals_the_full_matrix(distance, monkeypatch):
+@pytest.mark.parametrize("size", [1, 13, TILE, 5 * TILE])
+def test_chunked_search_equals_the_full_matrix(size, distance, monkeypatch):
     torch.manual_seed(0)
-    rows, table = torch.randn(101, 6, dtype=torch.float64), torch.randn(13, 6, dtype=torch.float64)
+    rows, table = torch.randn(101, 6, dtype=torch.float64), torch.randn(size, 6, dtype=torch.float64)
     expected = similarity(rows, table, distance).argmax(1)
-    monkeypatch.setattr(module, "WORKSPACE", 30)
+    monkeypatch.setattr(module, "WORKSPACE", 30 * size)
     assert torch.equal(nearest(rows, table, distance), expected)
 
 
@@ -20,3 +24,48 @@ def test_similarity_is_minus_the_squared_distance_or_the_cosine():
     torch.testing.assert_close(similarity(rows, table, "l2"), -torch.cdist(rows, table).square())
     cosine = torch.nn.functional.cosine_similarity(rows[:, None], table[None], dim=2)
     torch.testing.assert_close(similarity(rows, table, "cosine"), cosine)
+
+
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+def test_paired_similarity_is_the_diagonal(distance):
+    torch.manual_seed(0)
+    rows, partners = torch.randn(2, 5, 3, dtype=torch.float64)
+    expected = similarity(rows, partners, distance).diagonal()
+    torch.testing.assert_close(paired_similarity(rows, partners, distance), expected)
+
+
+def test_the_first_among_equals_is_nearest():
+    scores = torch.randint(3, (50, 4 * TILE), generator=torch.Generator().manual_seed(0)).float()
+    first = (scores == 2).int().argmax(1)
+    assert torch.equal(argmax(scores), first)
+    assert torch.equal(argmax(scores[:, :-1].contiguous()), first)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 300])
+@pytest.mark.parametrize("width", [10 * TILE, 10 * TILE - 1])
+def test_the_largest_are_those_of_a_full_sort(width, count):
+    scores = torch.randn(20, width, generator=torch.Generator().manual_seed(0))
+    expected, order = scores.sort(dim=1, descending=True)
+    values, indices = largest(scores, count)
+    assert torch.equal(values.sort(dim=1, descending=True).values, expected[:, :count])
+    assert torch.equal(indices.sort(dim=1).values, order[:, :count].sort(dim=1).values)
+
+
+SEARCH = """
+import resource, torch
+from stage1_tokenizer.quantizers.nearest import nearest
+features, table = torch.randn(65536, 8), torch.randn(262144, 8)
+nearest(features[:64], table[:64], "l2")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+codes = nearest(features, table, "l2")
+above = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+expected = torch.cdist(features[:100], table).argmin(1)
+assert (codes[:100] == expected).float().mean() > 0.95
+print(above)
+"""
+
+
+@pytest.mark.slow
+def test_the_largest_search_needs_little_memory_above_its_input():
+    done = subprocess.run([sys.executable, "-c", SEARCH], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 1_000_000  # KiB

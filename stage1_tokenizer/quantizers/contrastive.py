@@ -1,0 +1,89 @@
+"""The contrastive term of "Online Clustered Codebook" (ICCV 2023), Sec. 3.2: codes near features, far from others.
+
+With s_ki the similarity of code k and feature i, of the M features of all processes:
+
+    L   = -1/K sum_k log( exp(p_k / T) / (exp(p_k / T) + sum_{i in F_k} exp(s_ki / T)) )
+    p_k = the mean s_ki of the max(1, M // K) nearest features,   F_k = the M // 2 farthest
+
+Its gradient goes to the codes only. The nearest features, which draw a code to its place, are exact: every process
+sums its own among them. The farther ones the paper samples; here they are all gathered up to `EXACT_WORK` code-feature
+pairs, and beyond are those of a random sample, their sum scaled to all.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stage1_tokenizer.quantizers.nearest import Distance, largest, similarity, similarity_chunks
+from twostage.training.distributed import (
+    broadcast,
+    gather_rows,
+    rank,
+    row_counts,
+    rows_at,
+    stack_over_processes,
+    sum_over_processes,
+)
+
+EXACT_WORK = 2**17
+"""Code-feature pairs up to which the farther half is exact; a sample has as many features as this allows."""
+
+SMALLEST_SAMPLE = 128
+"""Features of a sample at least, however many codes there are."""
+
+
+def contrastive_loss(codes: Tensor, features: Tensor, distance: Distance, temperature: float) -> Tensor:
+    """The module's L, a scalar.
+
+    Args:
+        codes: [K, d], the same on every process.
+        features: of this process, [n, d]; detached.
+        distance: decides s, as in `similarity`.
+        temperature: T.
+    """
+    total = sum(row_counts(features))
+    positive = similarity_to_nearest(codes, features, max(1, total // len(codes)), distance) / temperature
+    some = sample(features, total, len(codes))
+    near = similarity(codes, some, distance) / temperature
+    farther = near.topk(len(some) // 2, dim=1, largest=False, sorted=False).values
+    negative = farther.logsumexp(1) + math.log(total / len(some))
+    return F.softplus(negative - positive).mean()
+
+
+def sample(features: Tensor, total: int, codebook_size: int) -> Tensor:
+    """Features of all processes, [m, d], the same everywhere: all `total` of them or as many as the work allows."""
+    size = max(EXACT_WORK // codebook_size, SMALLEST_SAMPLE)
+    if total <= size:
+        return gather_rows(features)
+    return rows_at(features, broadcast(torch.randperm(total, device=features.device)[:size]))
+
+
+def similarity_to_nearest(codes: Tensor, features: Tensor, count: int, distance: Distance) -> Tensor:
+    """p_k, [K]: the mean similarity of every code to the `count` nearest features of all processes."""
+    index, weight = nearest_of_all(codes, features, count, distance)
+
+    def mean(x: Tensor) -> Tensor:
+        return sum_over_processes(F.embedding_bag(index, x, mode="sum", per_sample_weights=weight))
+
+    if distance == "cosine":
+        return (F.normalize(codes, dim=1) * mean(F.normalize(features, dim=1))).sum(1)
+    squares = mean(features.square().sum(1, keepdim=True)).squeeze(1)
+    return 2 * (codes * mean(features)).sum(1) - codes.square().sum(1) - squares
+
+
+@torch.no_grad()
+def nearest_of_all(codes: Tensor, features: Tensor, count: int, distance: Distance) -> tuple[Tensor, Tensor]:
+    """For every code the `count` nearest features of this process: index and weight, both [K, count].
+
+    The weight is 1 / count where the feature is among the `count` nearest of all processes, else 0.
+    """
+    near = codes.new_full((len(codes), count), -torch.inf)
+    index = torch.zeros_like(near, dtype=torch.int64)
+    here = min(count, len(features))
+    for where, chunk in similarity_chunks(codes, features, distance):
+        near[where, :here], index[where, :here] = largest(chunk, here)
+    best = stack_over_processes(near).movedim(0, 1).flatten(1).topk(count, dim=1, sorted=False).indices
+    weight = (best // count == rank()).to(codes) / count
+    return index, torch.zeros_like(near).scatter_add_(1, best % count, weight)
