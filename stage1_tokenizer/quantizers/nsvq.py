@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook, vq_terms
-from stage1_tokenizer.quantizers.nearest import WORKSPACE, nearest
+from stage1_tokenizer.quantizers.nearest import argmax, nearest, similarity_chunks
 from stage1_tokenizer.quantizers.straight_through import ESTIMATORS, StraightThrough
 from twostage.config import Count, NonNegative, NonNegativeInt, Positive
 from twostage.training.distributed import broadcast, rows_at
@@ -78,15 +78,14 @@ class Neighborhood:
         Returns:
             int64 [n], as `nearest` gives it, and [K, m].
         """
-        sums, codes = values.new_zeros(values.shape[1], len(self.codebook)), []
-        squares = self.codebook.square().sum(1)
-        chunk = max(1, WORKSPACE // (2 * len(self.codebook)))  # distances, and weights where not made in their place
-        for z, v in zip(self.features.split(chunk), values.split(chunk)):
-            distances = torch.addmm(squares, z, self.codebook.T, alpha=-2)
-            codes.append(distances.argmin(1))
-            weights = self.kernel(distances.add_(z.square().sum(1, keepdim=True)), self.tau)
-            sums.addmm_(v.T, weights.scatter_(1, codes[-1][:, None], 0))
-        return torch.cat(codes), sums.T
+        z, sums = self.features, values.new_zeros(values.shape[1], len(self.codebook))
+        codes = torch.empty(len(z), dtype=torch.int64, device=z.device)
+        for where, near in similarity_chunks(z, self.codebook, "l2"):
+            codes[where] = argmax(near)
+            distances = near.neg_().add_(z[where].square().sum(1, keepdim=True))
+            weights = self.kernel(distances, self.tau).scatter_(1, codes[where, None], 0)
+            sums.addmm_(values[where].T, weights)
+        return codes, sums.T
 
     def embedding_loss(self, codebook: Tensor) -> tuple[Tensor, Tensor]:
         """The selected codes, int64 [n], and the part of L_emb that they are not in, a scalar.
@@ -254,7 +253,7 @@ class NSVQ(Quantizer):
         vectors = F.embedding(codes, self.codebook)
         commitment, embedding = vq_terms(features, vectors)
         return QuantizerOutput(
-            z_q=self.estimate(features, vectors, counts.sum().to(features)),
+            z_q=self.estimate(features, vectors, counts.sum()),
             codes=codes,
             loss=self.commitment_weight * commitment + embedding + neighbors,
             metrics={"commitment": commitment.detach(), "temperature": self.tau, **codebook_metrics(counts)},

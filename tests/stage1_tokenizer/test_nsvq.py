@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stage1_tokenizer.quantizers import nsvq
+from stage1_tokenizer.quantizers import nearest, nsvq
 from stage1_tokenizer.quantizers.nsvq import NSVQ
 from stage1_tokenizer.quantizers.vq import VQ
 
@@ -57,11 +57,12 @@ def literal(z, c, kernel, tau, propagation, beta=0.25):
     return beta * F.mse_loss(features, vectors.detach()) + embedding, z_q
 
 
-@pytest.mark.parametrize("workspace", [2**20, 14 * K, 1])
+@pytest.mark.parametrize("workspace", [2**20, 7 * K, 1])
 @pytest.mark.parametrize("propagation", ["loss", "straight_through"])
 @pytest.mark.parametrize("kernel", ["rbf", "softmax"])
 def test_a_step_is_equations_13_to_18(kernel, propagation, workspace, monkeypatch):
-    monkeypatch.setattr(nsvq, "WORKSPACE", workspace)
+    monkeypatch.setattr(nearest, "WORKSPACE", workspace)
+    monkeypatch.setattr(nearest, "FEWEST_ROWS", 1)
     quantizer, z = build(kernel=kernel, propagation=propagation, temperature=3.0), draw()
     quantizer.set_progress(7, 2)
     upstream = torch.randn(SHAPE, dtype=torch.float64)
@@ -80,7 +81,8 @@ def test_a_step_is_equations_13_to_18(kernel, propagation, workspace, monkeypatc
 @pytest.mark.parametrize("propagation", ["loss", "straight_through"])
 def test_nothing_as_large_as_features_times_codes_is_held(propagation, monkeypatch):
     size, seen, kept = 64, [], []
-    monkeypatch.setattr(nsvq, "WORKSPACE", 4 * size)
+    monkeypatch.setattr(nearest, "WORKSPACE", 2 * size)
+    monkeypatch.setattr(nearest, "FEWEST_ROWS", 1)
     monkeypatch.setitem(nsvq.KERNELS, "rbf", lambda distances, tau: seen.append(distances.numel()) or distances)
     quantizer, z = build(size=size, propagation=propagation), draw()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
