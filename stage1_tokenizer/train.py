@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from stage1_tokenizer.config import TokenizerConfig, WarmStart
+from stage1_tokenizer.adversarial import Adversary, last_layer
+from stage1_tokenizer.config import LossConfig, TokenizerConfig, WarmStart
 from stage1_tokenizer.health import CodebookHealth, advice
-from stage1_tokenizer.losses import data_variance, scaled_mse
+from stage1_tokenizer.losses import Likeness, data_variance
+from stage1_tokenizer.quantizers.base import QuantizerOutput
 from stage1_tokenizer.report import Pictures
 from stage1_tokenizer.tokenizer import VQTokenizer
 from twostage.config import claim_run
@@ -23,9 +25,9 @@ from twostage.training.task import LogLine, Progress, StepOutput, Task
 
 
 class TokenizerTask(Task):
-    """Reconstruct images through the codebook.
+    """Reconstruct images through the codebook, and against a discriminator if there is one.
 
-        L = mse(x, x_hat) / var(x) + L_quantizer
+        L = L_rec(x, x_hat) + L_quantizer + L_adversarial,   L_rec by default mse(x, x_hat) / var(x)
 
     With a warm start the first steps leave the quantiser out; then the codebook becomes the k-means centroids of
     the encoder's features, and training goes on through it.
@@ -36,10 +38,10 @@ class TokenizerTask(Task):
         warm_start: how many steps without the quantiser.
         sample_features: gives so many features [n, d] of the training data, as the encoder sees them now.
         seed: decides the start of k-means.
+        loss: what L_rec and L_adversarial are; by default the former alone.
     """
 
     model: VQTokenizer
-    variance: Tensor
 
     def __init__(
         self,
@@ -48,17 +50,25 @@ class TokenizerTask(Task):
         warm_start: WarmStart | None = None,
         sample_features: Callable[[VQTokenizer, int], Tensor] | None = None,
         seed: int = 0,
+        loss: LossConfig | None = None,
     ) -> None:
         super().__init__()
         self.model, self.seed = model, seed
         self.warm_start, self.sample_features = warm_start, sample_features
         self.quantized = True
+        loss = loss or LossConfig()
         name = model.config["quantizer_config"]["name"]
         self.health = CodebookHealth(model.quantizer, advice(name, warm_start=warm_start is not None))
-        self.register_buffer("variance", torch.tensor(variance))
+        self.likeness = Likeness(loss, variance)
+        self.adversary = Adversary(loss.adversarial, model.config["channels"]) if loss.adversarial is not None else None
+
+    def players(self) -> list[nn.Module]:
+        return [self.model] if self.adversary is None else [self.model, self.adversary]
 
     def before_step(self, progress: Progress) -> None:
         self.model.quantizer.set_progress(progress.step, progress.epoch)
+        if self.adversary is not None:
+            self.adversary.set_progress(progress)
         if self.warm_start is None:
             return
         self.quantized = progress.step >= self.warm_start.steps
@@ -78,15 +88,19 @@ class TokenizerTask(Task):
     def forward(self, batch: dict[str, Any]) -> StepOutput:
         images = batch["images"]
         z = self.model.encode_latents(images)
-        if not self.quantized:
-            loss = scaled_mse(images, self.model.decode(z), self.variance)
-            return StepOutput(loss=loss, metrics={"reconstruction": loss.detach()})
-        quantized = self.model.quantize(z)
-        self.health.count(self.model.quantizer, quantized.codes)
-        reconstruction = scaled_mse(images, self.model.decode(quantized.z_q), self.variance)
+        quantized = self.model.quantize(z) if self.quantized else None
+        reconstructions = self.model.decode(z if quantized is None else quantized.z_q)
+        likeness = self.likeness(images, reconstructions)
+        terms: list[StepOutput | QuantizerOutput] = [likeness]
+        if quantized is not None:
+            terms.append(quantized)
+            self.health.count(self.model.quantizer, quantized.codes)
+        if self.adversary is not None:
+            layer = last_layer(self.model.autoencoder.decoder)
+            terms.append(self.adversary(images, reconstructions, likeness.loss, layer))
         return StepOutput(
-            loss=reconstruction + quantized.loss,
-            metrics={"reconstruction": reconstruction.detach(), **quantized.metrics},
+            loss=torch.stack([term.loss for term in terms]).sum(),
+            metrics={name: value for term in terms for name, value in term.metrics.items()},
         )
 
 
@@ -95,14 +109,15 @@ def train(config: TokenizerConfig, dataset: ImageDataset, run: Path) -> VQTokeni
     torch.manual_seed(config.training.seed)
     accelerator = make_accelerator(config.training)
     model = VQTokenizer(**config.model_options(dataset.channels))
-    claim_run(run, config, TokenizerConfig.PLACES.__contains__)
     task = TokenizerTask(
         model,
         variance=data_variance(dataset),
         warm_start=config.warm_start,
         sample_features=FeatureSampler(dataset, accelerator, config.training.seed),
         seed=config.training.seed,
+        loss=config.loss,
     )
+    claim_run(run, config, TokenizerConfig.PLACES.__contains__)
     pictures = Pictures(dataset, run)
     refresh = partial(pictures.refresh, model)
     tokenizer = fit(task, dataset, config.training, config.optimizer, run, accelerator, refresh)

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from stage1_tokenizer.config import WarmStart
+from stage1_tokenizer.config import AdversarialLoss, LossConfig, WarmStart
 from stage1_tokenizer.tokenizer import VQTokenizer
 from stage1_tokenizer.train import FeatureSampler, TokenizerTask
 from twostage.config import OptimizerConfig, TrainingConfig
@@ -34,6 +34,19 @@ class Points(Dataset):
         return {"x": self.x[index], "y": self.x[index, :2] - 1}
 
 
+class Exact(Dataset):
+    """Images in float64, for runs that make much of a difference in the last digit."""
+
+    def __init__(self, images: Dataset) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"images": self.images[index]["images"].double()}
+
+
 class LineTask(Task):
     def __init__(self) -> None:
         super().__init__()
@@ -53,12 +66,24 @@ RUNS: dict[str, dict[str, Any]] = {
     "probability": {"anchor": "probability"},
     "unique": {"anchor": "unique", "distance": "l2"},
     "random": {"anchor": "random"},
+    "adversary": {"anchor": "closest", "contrastive_weight": 0.0, "adversary": "group"},
+    "adversary, clipped": {"anchor": "closest", "contrastive_weight": 0.0, "adversary": "group", "gradient_clip": 0.5},
+    "adversary, batch norm": {"anchor": "closest", "contrastive_weight": 0.0, "adversary": "batch"},
 }
 LOOP = {"accumulation", "gradient_clip"}
-"""Options of the loop; the others are the quantiser's."""
+"""Options of the loop; the others are the quantiser's, but for `adversary`, a discriminator's normalisation."""
 
-EQUAL = ("line", "line in parts", "closest", "closest in parts", "contrastive")
+EQUAL = ("line", "line in parts", "closest", "closest in parts", "contrastive", "adversary", "adversary, clipped")
 """Runs without randomness of their own."""
+
+
+def loss_of(options: dict[str, Any]) -> LossConfig:
+    """With a discriminator, where there is one, that learns from the second step and is heard from the fourth."""
+    if "adversary" not in options:
+        return LossConfig()
+    spans = {"start": 1, "warmup": 2, "ramp": 2}
+    norm = options["adversary"]
+    return LossConfig(adversarial=AdversarialLoss(layers=2, width=8, lecam_weight=0.1, normalization=norm, **spans))
 
 
 def program(folder: Path) -> None:
@@ -71,15 +96,21 @@ def program(folder: Path) -> None:
         changes = {key: options[key] for key in LOOP & options.keys()}
         torch.manual_seed(accelerator.process_index)  # the first process's weights must win
         task: Any = LineTask()
+        data: Any = Points()
         if not name.startswith("line"):
             autoencoder = {"name": "vqvae", "width": 8, "residual_blocks": 1, "residual_width": 4}
-            own = {key: options[key] for key in options.keys() - LOOP}
+            data = shapes
+            own = {key: options[key] for key in options.keys() - LOOP - {"adversary"}}
             quantizer = {"name": "cvq", "codebook_size": 16, "dim": 4, **own}
             model = VQTokenizer(autoencoder, quantizer, image_size=16, channels=3)
-            task = TokenizerTask(model, 0.3, WarmStart(steps=2, features=200), FeatureSampler(shapes, accelerator, 0))
+            if "adversary" in options:
+                model, data = model.double(), Exact(shapes)
+            sampler = FeatureSampler(data, accelerator, 0)
+            task = TokenizerTask(model, 0.3, WarmStart(steps=2, features=200), sampler, loss=loss_of(options))
+            task = task.to(model.dtype)
         fit(
             task,
-            Points() if name.startswith("line") else shapes,
+            data,
             training.model_copy(update=changes),
             OptimizerConfig(learning_rate=0.01),
             folder / name,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twostage.errors import TwoStageError, refuse
@@ -102,12 +102,13 @@ def _blur(maps: Tensor, window: Tensor) -> Tensor:
     return blurred.view(*maps.shape[:-2], *blurred.shape[-2:])
 
 
-def lpips_distance(net: str = "vgg", device: torch.device | str = "cpu") -> Measure | Missing:
-    """LPIPS v0.1 with frozen published weights, or what is missing for it.
+def lpips_network(net: str = "vgg") -> nn.Module | Missing:
+    """LPIPS v0.1, frozen and in eval mode, with the published weights, or what is missing for it.
+
+    Called with two [b, 3, H, W] in [-1, 1] it gives [b, 1, 1, 1].
 
     Args:
         net: the trunk, one of `LPIPS_TRUNKS`; the papers report "vgg".
-        device: where the network, and the images it will be given, live.
 
     Raises:
         TwoStageError: an unknown trunk, or a weights file that is not the published one.
@@ -121,7 +122,20 @@ def lpips_distance(net: str = "vgg", device: torch.device | str = "cpu") -> Meas
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # lpips asks torchvision for its trunk in a deprecated way
-        network = lpips.LPIPS(net=net, verbose=False).eval().requires_grad_(False).to(device)
+        return lpips.LPIPS(net=net, verbose=False).eval().requires_grad_(False)
+
+
+def lpips_distance(net: str = "vgg", device: torch.device | str = "cpu") -> Measure | Missing:
+    """`lpips_network` as a measure of clipped images.
+
+    Args:
+        net: the trunk.
+        device: where the network, and the images it will be given, live.
+    """
+    network = lpips_network(net)
+    if isinstance(network, Missing):
+        return network
+    network.to(device)
 
     @torch.no_grad()
     def measure(images: Tensor, reconstructions: Tensor) -> Tensor:

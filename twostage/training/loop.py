@@ -94,11 +94,10 @@ def fit(
                 with nullcontext() if last else accelerator.no_sync(wrapped):
                     output: StepOutput = wrapped(to_device(next(batches), accelerator.device))
                     accelerator.backward(output.loss / training.accumulation)
-            norm = accelerator.clip_grad_norm_(task.parameters(), training.gradient_clip or math.inf)
-            assert isinstance(norm, torch.Tensor)
-            if not (math.isfinite(output.loss.item()) and math.isfinite(norm.item())):
+            norm = clip(task, training.gradient_clip or math.inf, accelerator)
+            if not (math.isfinite(output.loss.item()) and math.isfinite(norm)):
                 raise TwoStageError(
-                    f"{run}: the loss is {output.loss.item()} and its gradient's norm {norm.item()} at step {step}; "
+                    f"{run}: the loss is {output.loss.item()} and its gradient's norm {norm} at step {step}; "
                     f"stopped before the weights were touched. Last good checkpoint: {checkpoints.newest() or 'none'}"
                 )
             descent.step()
@@ -108,10 +107,10 @@ def fit(
                 ema.update_parameters(task.model)
             done = step + 1
             if done % training.log_every == 0 or done == training.steps:
-                scalars = {"loss": output.loss.detach(), "gradient_norm": norm, **output.metrics}
+                scalars = {"loss": output.loss.detach(), **output.metrics}
                 means = {key: mean_over_processes(value, accelerator) for key, value in scalars.items()}
                 line, rate = task.log_line(done), float(schedule.get_last_lr()[0])
-                log.write(done, {**means, **line.scalars, "learning_rate": rate}, line.warnings)
+                log.write(done, {**means, **line.scalars, "gradient_norm": norm, "learning_rate": rate}, line.warnings)
                 bar.set_postfix_str(f"loss {means['loss']:.4g}", refresh=False)
             bar.update()
             if (done % training.checkpoint_every == 0 or done == training.steps) and accelerator.is_main_process:
@@ -138,6 +137,12 @@ def rate_factor(optimizer: OptimizerConfig, steps: int) -> Any:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return factor
+
+
+def clip(task: Task, limit: float, accelerator: Accelerator) -> float:
+    """Scale the gradient of each of the task's players down to a norm of `limit`; returns the norm of all before."""
+    norms = [accelerator.clip_grad_norm_(player.parameters(), limit) for player in task.players()]
+    return math.hypot(*(float(norm) for norm in norms))
 
 
 def mean_over_processes(scalar: torch.Tensor, accelerator: Accelerator) -> float:

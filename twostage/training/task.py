@@ -1,5 +1,6 @@
 """What the loop trains: a task holds a model and knows its loss; the loop knows neither."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,10 @@ class Task(nn.Module):
 
     def before_step(self, progress: Progress) -> None:
         """Called before every optimiser step, in training mode: phases and schedules."""
+
+    def players(self) -> Sequence[nn.Module]:
+        """Parts that between them hold every parameter; the gradient of each is clipped by its own norm."""
+        return [self]
 
     def log_line(self, step: int) -> LogLine:
         """Called on every process when a line is due, after `step` steps."""
