@@ -14,10 +14,11 @@ from stage2_ldm.objectives import OBJECTIVES
 from stage2_ldm.objectives.diffusion import Diffusion
 from stage2_ldm.objectives.flow import Flow
 from twostage.config import claim_run
-from twostage.data.codes import FrozenCodes, one_view
+from twostage.data.codes import FrozenCodes, all_views, one_view
 from twostage.errors import refuse
 from twostage.models import fingerprint
 from twostage.training.loop import fit, make_accelerator
+from twostage.training.noise import rand_rows
 from twostage.training.task import StepOutput, Task
 
 STATISTICS = 10_000
@@ -91,7 +92,7 @@ def drop_labels(denoiser: LatentDenoiser, class_label: Tensor, probability: floa
     """Class ids [b] of which each is "no class" with this probability."""
     if denoiser.config["num_classes"] is None:
         return class_label
-    dropped = torch.rand(len(class_label), device=class_label.device) < probability
+    dropped = rand_rows(class_label) < probability
     return class_label.masked_fill(dropped, denoiser.null_class)
 
 
@@ -120,13 +121,13 @@ class LatentStatistics:
 
 @torch.no_grad()
 def latent_statistics(codes: FrozenCodes, latents_of: LatentSource, device: torch.device) -> LatentStatistics:
-    """Mean and standard deviation per channel, over `STATISTICS` images evenly spaced through the codes."""
+    """Mean and standard deviation per channel, over `STATISTICS` images, all views of each, evenly spaced."""
     rows = torch.linspace(0, len(codes) - 1, min(STATISTICS, len(codes))).long()
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     for part in rows.split(256):
         examples = [codes[i] for i in part.tolist()]
         batch = {key: torch.stack([e[key] for e in examples]).to(device) for key in examples[0]}
-        latents = latents_of(one_view(batch)).double().movedim(1, 0).flatten(1).cpu()
+        latents = latents_of(all_views(batch)).double().movedim(1, 0).flatten(1).cpu()
         total, squares, count = total + latents.sum(1), squares + latents.square().sum(1), count + latents.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()

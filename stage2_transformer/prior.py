@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stage2_transformer.backbones import BACKBONES
 from twostage.models import CheckedLoading
+from twostage.training.noise import rand_rows
 
 
 class TransformerPrior(CheckedLoading, ModelMixin, ConfigMixin):
@@ -92,7 +93,7 @@ def code_loss(prior: TransformerPrior, codes: Tensor, class_label: Tensor, label
     if prior.config["num_classes"] is None:
         class_label = torch.zeros_like(class_label)
     else:
-        dropped = torch.rand(len(codes), device=codes.device) < label_dropout
+        dropped = rand_rows(codes) < label_dropout
         class_label = class_label.masked_fill(dropped, prior.null_class)
     sequence = prior.sequence(codes)
     tokens = torch.cat([prior.class_tokens(class_label), prior.code_tokens(sequence[:, :-1])], dim=1)

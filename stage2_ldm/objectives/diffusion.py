@@ -16,6 +16,7 @@ from torch import Tensor
 from stage2_ldm.objectives.norms import NORMS, Norm
 from twostage.config import Count, Positive
 from twostage.errors import refuse
+from twostage.training.noise import randint_rows, randn_rows
 
 if TYPE_CHECKING:  # a config is checked without diffusers
     from stage2_ldm.denoiser import LatentDenoiser
@@ -88,8 +89,8 @@ class Diffusion:
             clean: x_0, normalised, [b, d, h, w].
             class_label: int64 [b] in 0..N, N meaning "no class".
         """
-        noise = torch.randn_like(clean)
-        t = torch.randint(self.timesteps, (len(clean),), device=clean.device)
+        noise = randn_rows(clean, *clean.shape[1:]).to(clean)
+        t = randint_rows(clean, self.timesteps)
         prediction = denoiser(self.noising.add_noise(clean, noise, t), t, class_label)
         error = self.norm(prediction.float(), self.target(clean, noise, t).float()).flatten(1).mean(1)
         return (self.weights(t) * error).mean()

@@ -9,11 +9,11 @@ Transformers", Esser et al., 2024, Sec. 3.1), or uniformly.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from stage2_ldm.objectives.norms import NORMS, Norm
 from twostage.config import Positive
+from twostage.training.noise import rand_rows, randn_rows
 
 if TYPE_CHECKING:  # a config is checked without diffusers
     from stage2_ldm.denoiser import LatentDenoiser
@@ -23,11 +23,11 @@ TIMESTEPS = 1000
 
 
 def uniform(like: Tensor) -> Tensor:
-    return torch.rand(len(like), device=like.device)
+    return rand_rows(like)
 
 
 def logit_normal(like: Tensor) -> Tensor:
-    return torch.randn(len(like), device=like.device).sigmoid()
+    return randn_rows(like).sigmoid()
 
 
 TIMES: Mapping[str, Callable[[Tensor], Tensor]] = {"uniform": uniform, "logit_normal": logit_normal}
@@ -67,7 +67,7 @@ class Flow:
             clean: x_0, normalised, [b, d, h, w].
             class_label: int64 [b] in 0..N, N meaning "no class".
         """
-        noise = torch.randn_like(clean)
+        noise = randn_rows(clean, *clean.shape[1:]).to(clean)
         s = self.times(clean)
         s = self.shift * s / (1 + (self.shift - 1) * s)
         along = s.to(clean)[:, None, None, None]

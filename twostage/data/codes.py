@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from twostage.errors import TwoStageError, refuse
 from twostage.files import atomic, read_json, write_json
+from twostage.training.noise import randint_rows
 
 MANIFEST = "manifest.json"
 
@@ -190,10 +191,13 @@ class FrozenCodes(Dataset[dict[str, torch.Tensor]]):
 def one_view(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A batch of `FrozenCodes` with one view of each image, drawn at random: codes [b, h, w], latents [b, d, h, w]."""
     b, v = batch["codes"].shape[:2]
-    images = torch.arange(b, device=batch["codes"].device)
-    chosen = torch.randint(v, (b,), device=images.device)
-    views: dict[str, torch.Tensor] = {key: batch[key][images, chosen] for key in batch if key != "class_label"}
-    return {**batch, **views}
+    images, chosen = torch.arange(b, device=batch["codes"].device), randint_rows(batch["codes"], v)
+    return {**batch, **{key: batch[key][images, chosen] for key in batch if key != "class_label"}}
+
+
+def all_views(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every view of a batch of `FrozenCodes` as an image without a label: codes [b v, h, w], latents [b v, d, h, w]."""
+    return {key: batch[key].flatten(0, 1) for key in batch if key != "class_label"}
 
 
 def _check_shard(path: Path, digest: str) -> None:

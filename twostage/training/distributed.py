@@ -84,5 +84,9 @@ def rows_at(x: Tensor, indices: Tensor) -> Tensor:
 
 
 def shared_seed(device: torch.device) -> int:
-    """A number in 0..2^62 from the first process's default generator, on every process."""
-    return int(broadcast(torch.randint(2**62, (), device=device)).item())
+    """A number in 0..2^62 from the first process's default generator of the CPU, on every process.
+
+    A single process does not wait for its device; of several, each asks the first through its own.
+    """
+    seed = torch.randint(2**62, ())
+    return int(seed if world_size() == 1 else broadcast(seed.to(device)))
