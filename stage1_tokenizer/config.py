@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import PlainValidator, model_validator
 
 from stage1_tokenizer.autoencoders import AUTOENCODERS
@@ -17,7 +18,7 @@ from twostage.config import (
     component,
 )
 from twostage.data import DATASETS
-from twostage.errors import refuse
+from twostage.errors import TwoStageError, refuse
 
 
 class WarmStart(Section):
@@ -122,6 +123,18 @@ class TokenizerConfig(Section):
             raise refuse(
                 "warm_start.steps", self.warm_start.steps, f"fewer than training.steps ({self.training.steps})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _quantizer_can_be(self) -> "TokenizerConfig":
+        try:
+            with torch.device("meta"):  # what its options rule out together is known before any data is read
+                QUANTIZERS.build(self.quantizer)
+        except TwoStageError as error:
+            raise TwoStageError(f"quantizer.{error}") from None
+        if self.warm_start is not None and not QUANTIZERS[self.quantizer["name"]].learns_codebook:
+            allowed = f"null: {self.quantizer['name']} has no codebook to start"
+            raise refuse("warm_start", self.warm_start.model_dump(), allowed)
         return self
 
     @model_validator(mode="after")

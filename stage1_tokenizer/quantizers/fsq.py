@@ -9,6 +9,7 @@ is vector-quantize-pytorch's (`pip install twostage[references]`).
 import itertools
 import math
 
+import torch
 from torch import Tensor
 
 from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics
@@ -37,7 +38,8 @@ class FSQ(Quantizer):
             levels = factorize(codebook_size)
         elif min(levels, default=0) < 3 or math.prod(levels) != codebook_size:
             raise refuse("levels", levels, f"integers of at least 3 whose product is codebook_size ({codebook_size})")
-        self.grid = optional("vector_quantize_pytorch", extra="references").FSQ(levels, dim)
+        with torch.device("cpu"):  # the library reads values while it builds, which the meta device has none of
+            self.grid = optional("vector_quantize_pytorch", extra="references").FSQ(levels, dim)
 
     @property
     def codebook(self) -> Tensor:  # type: ignore[override]

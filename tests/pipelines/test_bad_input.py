@@ -48,6 +48,9 @@ TOKENIZER_MISTAKES = [
     ("optimizer.schedule=linear", "optimizer.schedule: 'linear'", "'constant' or 'cosine'"),
     ("quantizer.distance=l3", "quantizer.distance: 'l3'", "'l2'", "'cosine'"),
     ("quantizer.codebook_size=0", "quantizer.codebook_size: 0", "greater than or equal to 1"),
+    ("quantizer={name: fsq, codebook_size: 11, dim: 4}", "quantizer.codebook_size: 11", "a product of integers"),
+    ("quantizer={name: fsq, codebook_size: 16, dim: 4}", "warm_start: {", "fsq has no codebook to start"),
+    ("quantizer={name: multichannel, codebook_size: 16, dim: 6}", "quantizer.dim: 6", "a multiple of parts (4)"),
     ("quantizer.name=cqv", "quantizer.name: 'cqv' is not a quantizer", "allowed: vq, ", "did you mean cvq?"),
     ("autoencoder.name=unet", "autoencoder.name: 'unet' is not a autoencoder", "vqvae"),
     (
