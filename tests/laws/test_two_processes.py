@@ -39,6 +39,8 @@ VARIANTS = {
     "vq, modified": {"name": "vq", "straight_through": "modified"},
     "vq, rotation": {"name": "vq", "straight_through": "rotation"},
     "residual, cvq": {"name": "residual", "inner": {"name": "cvq"}},
+    "nsvq, injection": {"name": "nsvq", "kernel": "softmax", "propagation": "straight_through"},
+    "nsvq, replacement": {"name": "nsvq", "replacement": 1},
 }
 CASES = {name: {"name": name} for name in QUANTIZERS} | VARIANTS
 LEARNING = [case for case, config in CASES.items() if QUANTIZERS[config["name"]].learns_codebook]
