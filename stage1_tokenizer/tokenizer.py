@@ -67,6 +67,11 @@ class VQTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         """The reconstruction of images [b, c, H, W] in [-1, 1]."""
         return self.decode(self.encode(images).z_q)
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """`torch.compile` for what `encode` and `decode` call, which is never the tokenizer itself."""
+        self.autoencoder.encoder.compile(*args, **options)
+        self.autoencoder.decoder.compile(*args, **options)
+
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """`decode(encode(images))` clipped to [-1, 1]."""

@@ -280,6 +280,14 @@ def test_where_the_data_lies_may_change(path: Path, tmp_path: Path) -> None:
         claim(run, read(path, idx, "data.image_size=32"))
 
 
+def test_how_fast_a_run_goes_may_change(path: Path, tmp_path: Path) -> None:
+    claim(tmp_path / "run", read(path))
+    claim(tmp_path / "run", read(path, "training.channels_last=true", "training.compile=true", "training.workers=2"))
+    assert read_yaml(tmp_path / "run" / "config.yaml")["training"]["channels_last"] is True
+    with pytest.raises(TwoStageError, match=r"training\.precision"):
+        claim(tmp_path / "run", read(path, "training.precision=bf16"))
+
+
 def test_a_folder_of_something_else_is_refused(path: Path, tmp_path: Path) -> None:
     run = tmp_path / "thesis"
     run.mkdir()

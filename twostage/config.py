@@ -65,6 +65,8 @@ class TrainingConfig(Section):
     """The loop: how long, how much at a time, and what is kept on the way.
 
     `batch_size` is the number of examples per optimiser step, over all processes and accumulation steps.
+    `channels_last` lays images out with their channels together, which convolutions may be faster with; `compile` has
+    torch.compile make the model's kernels, for which a C++ compiler is needed. Neither changes what is saved.
     """
 
     steps: Count
@@ -72,6 +74,8 @@ class TrainingConfig(Section):
     accumulation: Count = 1
     seed: Seed = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
     gradient_clip: Positive | None = None
     ema_decay: Fraction | None = None
     checkpoint_every: Count = 1000
@@ -190,6 +194,10 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None)
 
 
+SPEED = ("training.channels_last", "training.compile", "training.workers")
+"""What decides only how fast a run goes may change between two commands of one run, as where its data lies may."""
+
+
 def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None:
     """Write `config.yaml` into the run folder, or check that the one already there says the same.
 
@@ -203,7 +211,7 @@ def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None
     if path.exists():
         before, now = flatten(read_yaml(path)), flatten(values)
         for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key) and not ignore(key):
+            if before.get(key) != now.get(key) and key not in SPEED and not ignore(key):
                 raise TwoStageError(
                     f"{run}: holds a run of another config ({key}: {before.get(key)!r} there, {now.get(key)!r} here); "
                     "choose another --output, or remove that folder"

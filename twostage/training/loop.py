@@ -1,6 +1,8 @@
 """THE loop: draws batches, descends a task's loss, averages, logs, checkpoints and resumes. One for all tasks."""
 
 import math
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +18,7 @@ from tqdm import tqdm
 
 from twostage.config import OptimizerConfig, TrainingConfig
 from twostage.data.loader import Order, mix, training_batches
-from twostage.errors import TwoStageError
+from twostage.errors import TwoStageError, refuse
 from twostage.training.checkpoints import Checkpoints
 from twostage.training.ema import average
 from twostage.training.log import RunLog
@@ -63,7 +65,7 @@ def fit(
         weight_decay=optimizer.weight_decay,
     )
     schedule = LambdaLR(descent, rate_factor(optimizer, training.steps))
-    task.to(accelerator.device)
+    place(task, training, accelerator.device)
     ema = average(task.model, training.ema_decay) if training.ema_decay is not None else None
     parts: dict[str, Any] = {"task": task, "optimizer": descent, "schedule": schedule}
     if ema is not None:
@@ -119,10 +121,29 @@ def fit(
                     at_checkpoint()
     accelerator.wait_for_everyone()
     trained = ema.module if ema is not None else task.model
-    return trained.eval()
+    return trained.eval().to(memory_format=torch.contiguous_format)
 
 
 BAR: dict[str, Any] = {"desc": "training", "unit": "step", "mininterval": 1.0, "dynamic_ncols": True}
+
+
+def place(task: Task, training: TrainingConfig, device: torch.device) -> None:
+    """Move the task to its device, in the layout and with the kernels asked for; the names in its state stay.
+
+    Raises:
+        TwoStageError: there is no compiler to make kernels with.
+    """
+    if training.compile and not any(map(shutil.which, COMPILERS)):
+        raise refuse("training.compile", True, f"false, on a machine without a C++ compiler ({', '.join(COMPILERS)})")
+    task.to(device)
+    if training.channels_last:
+        task.to(memory_format=torch.channels_last)
+    if training.compile:
+        task.model.compile()
+
+
+COMPILERS = (os.environ.get("CXX", "g++"), "clang++", "cl")
+"""Any of these will do for torch.compile."""
 
 
 def rate_factor(optimizer: OptimizerConfig, steps: int) -> Any:
