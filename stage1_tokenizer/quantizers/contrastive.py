@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer.quantizers.nearest import Distance, largest, similarity, similarity_chunks
+from stage1_tokenizer.quantizers.nearest import Distance, Neighbours, nearest_both_ways, similarity
 from twostage.training.distributed import (
     broadcast,
     gather_rows,
@@ -34,22 +34,42 @@ SMALLEST_SAMPLE = 128
 """Features of a sample at least, however many codes there are."""
 
 
-def contrastive_loss(codes: Tensor, features: Tensor, distance: Distance, temperature: float) -> Tensor:
+def search(features: Tensor, codebook: Tensor, distance: Distance) -> tuple[Tensor, Neighbours]:
+    """The codes of features and, found on the way, as many neighbours of every code as the term may need.
+
+    Args:
+        features: of this process, [n, d].
+        codebook: [K, d].
+    """
+    count = positives(sum(row_counts(features)), len(codebook))
+    return nearest_both_ways(features, codebook, min(count, len(features)), distance)
+
+
+def contrastive_loss(
+    codes: Tensor, features: Tensor, neighbours: Neighbours, distance: Distance, temperature: float
+) -> Tensor:
     """The module's L, a scalar.
 
     Args:
         codes: [K, d], the same on every process.
         features: of this process, [n, d]; detached.
+        neighbours: as `search` gives them.
         distance: decides s, as in `similarity`.
         temperature: T.
     """
     total = sum(row_counts(features))
-    positive = similarity_to_nearest(codes, features, max(1, total // len(codes)), distance) / temperature
+    index, weight = nearest_of_all(neighbours, positives(total, len(codes)))
+    positive = weighted_similarity(codes, features, index, weight, distance) / temperature
     some = sample(features, total, len(codes))
     near = similarity(codes, some, distance) / temperature
     farther = near.topk(len(some) // 2, dim=1, largest=False, sorted=False).values
     negative = farther.logsumexp(1) + math.log(total / len(some))
     return F.softplus(negative - positive).mean()
+
+
+def positives(total: int, codebook_size: int) -> int:
+    """How many features are a code's nearest: max(1, M // K)."""
+    return max(1, total // codebook_size)
 
 
 def sample(features: Tensor, total: int, codebook_size: int) -> Tensor:
@@ -60,30 +80,29 @@ def sample(features: Tensor, total: int, codebook_size: int) -> Tensor:
     return rows_at(features, broadcast(torch.randperm(total, device=features.device)[:size]))
 
 
-def similarity_to_nearest(codes: Tensor, features: Tensor, count: int, distance: Distance) -> Tensor:
-    """p_k, [K]: the mean similarity of every code to the `count` nearest features of all processes."""
-    index, weight = nearest_of_all(codes, features, count, distance)
+@torch.no_grad()
+def nearest_of_all(neighbours: Neighbours, count: int) -> tuple[Tensor, Tensor]:
+    """This process's neighbours of every code and their weights, both [K, its count].
 
-    def mean(x: Tensor) -> Tensor:
+    The weight is 1 / count where a feature is among the `count` nearest of all processes, else 0.
+    """
+    index, here = neighbours.index, neighbours.index.shape[1]
+    near = F.pad(neighbours.near, (0, count - here), value=-torch.inf)
+    best = stack_over_processes(near).movedim(0, 1).flatten(1).topk(count, dim=1, sorted=False).indices
+    mine = (best // count == rank()).to(near) / count
+    return index, torch.zeros_like(near).scatter_add_(1, best % count, mine)[:, :here]
+
+
+def weighted_similarity(codes: Tensor, features: Tensor, index: Tensor, weight: Tensor, distance: Distance) -> Tensor:
+    """sum_i weight_ki s_ki, [K], over the features of all processes of which index [K, count] names this one's.
+
+    As s_ki is linear in the feature, up to its square for l2, a mean feature per code is all that travels.
+    """
+
+    def total(x: Tensor) -> Tensor:
         return sum_over_processes(F.embedding_bag(index, x, mode="sum", per_sample_weights=weight))
 
     if distance == "cosine":
-        return (F.normalize(codes, dim=1) * mean(F.normalize(features, dim=1))).sum(1)
-    squares = mean(features.square().sum(1, keepdim=True)).squeeze(1)
-    return 2 * (codes * mean(features)).sum(1) - codes.square().sum(1) - squares
-
-
-@torch.no_grad()
-def nearest_of_all(codes: Tensor, features: Tensor, count: int, distance: Distance) -> tuple[Tensor, Tensor]:
-    """For every code the `count` nearest features of this process: index and weight, both [K, count].
-
-    The weight is 1 / count where the feature is among the `count` nearest of all processes, else 0.
-    """
-    near = codes.new_full((len(codes), count), -torch.inf)
-    index = torch.zeros_like(near, dtype=torch.int64)
-    here = min(count, len(features))
-    for where, chunk in similarity_chunks(codes, features, distance):
-        near[where, :here], index[where, :here] = largest(chunk, here)
-    best = stack_over_processes(near).movedim(0, 1).flatten(1).topk(count, dim=1, sorted=False).indices
-    weight = (best // count == rank()).to(codes) / count
-    return index, torch.zeros_like(near).scatter_add_(1, best % count, weight)
+        return (F.normalize(codes, dim=1) * total(F.normalize(features, dim=1))).sum(1)
+    squares = total(features.square().sum(1, keepdim=True)).squeeze(1)
+    return 2 * (codes * total(features)).sum(1) - codes.square().sum(1) - squares

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.quantizers.anchors import RULES, Anchor
 from stage1_tokenizer.quantizers.base import Quantizer, QuantizerOutput, codebook_metrics, uniform_codebook, vq_terms
-from stage1_tokenizer.quantizers.contrastive import contrastive_loss
+from stage1_tokenizer.quantizers.contrastive import contrastive_loss, search
 from stage1_tokenizer.quantizers.nearest import Distance, nearest
 from stage1_tokenizer.quantizers.straight_through import ESTIMATORS, StraightThrough
 from twostage.config import Count, Fraction, NonNegative, Positive
@@ -79,18 +79,22 @@ class CVQ(Quantizer):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def quantize(self, features: Tensor) -> QuantizerOutput:
-        codes = nearest(features, self.codebook, self.distance)
+        contrast = self.training and self.contrastive_weight > 0
+        if contrast:
+            codes, neighbours = search(features, self.codebook, self.distance)
+        else:
+            codes = nearest(features, self.codebook, self.distance)
         counts = self.count(codes)
         vectors = F.embedding(codes, self.codebook)
         commitment, codebook = vq_terms(features, vectors)
         loss = self.commitment_weight * commitment + codebook
         metrics = {"commitment": commitment.detach(), **codebook_metrics(counts)}
+        if contrast:
+            before = self.codebook.clone()  # what Eq. 6 will move, and the backward pass must see unmoved
+            contrastive = contrastive_loss(before, features.detach(), neighbours, self.distance, self.temperature)
+            loss = loss + self.contrastive_weight * contrastive
+            metrics["contrastive"] = contrastive.detach()
         if self.training:
-            if self.contrastive_weight > 0:
-                before = self.codebook.clone()  # what Eq. 6 will move, and the backward pass must see unmoved
-                contrastive = contrastive_loss(before, features.detach(), self.distance, self.temperature)
-                loss = loss + self.contrastive_weight * contrastive
-                metrics["contrastive"] = contrastive.detach()
             self.cluster(features.detach(), counts)
         z_q = self.estimator(features, vectors, counts.sum()) if self.training else vectors
         return QuantizerOutput(z_q=z_q, codes=codes, loss=loss, metrics=metrics)

@@ -1,6 +1,7 @@
 """Code search: the nearest row of a table for every row of another, in chunks of bounded memory."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -87,6 +88,49 @@ def nearest(rows: Tensor, table: Tensor, distance: Distance) -> Tensor:
     for where, near in similarity_chunks(rows, table, distance):
         codes[where] = argmax(near)
     return codes
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Some of the rows that are nearest to every entry of a table, in any order.
+
+    Attributes:
+        index: int64 [m, count], of the rows.
+        near: [m, count], their similarities; plus ||t||^2 for l2.
+    """
+
+    index: Tensor
+    near: Tensor
+
+
+@torch.no_grad()
+def nearest_both_ways(rows: Tensor, table: Tensor, count: int, distance: Distance) -> tuple[Tensor, Neighbours]:
+    """`nearest`, and from the same similarities the `count` rows nearest to every entry of the table.
+
+    A pass over blocks of the table finds the neighbours, and in which block every row's nearest entry is.
+
+    Args:
+        rows: [n, d].
+        table: [m, d].
+        count: in 1..n.
+    """
+    entries = F.normalize(table, dim=1) if distance == "cosine" else table
+    squares = table.square().sum(1, keepdim=True)
+    best, block = rows.new_full((len(rows),), -torch.inf), rows.new_zeros(len(rows), dtype=torch.int64)
+    blocks: list[slice] = []
+    found: list[tuple[Tensor, Tensor]] = []
+    for where, near in similarity_chunks(entries, rows, distance):
+        found.append(largest(near, count))
+        highest = near.amax(0) if distance == "cosine" else near.sub_(squares[where]).amax(0)
+        block = torch.where(highest > best, len(blocks), block)
+        best = torch.maximum(highest, best)
+        blocks.append(where)
+    codes = torch.empty_like(block)
+    for i, where in enumerate(blocks):
+        members = torch.nonzero(block == i).squeeze(1)
+        codes[members] = nearest(rows.index_select(0, members), table[where], distance) + where.start
+    near, index = (torch.cat(parts) for parts in zip(*found))
+    return codes, Neighbours(index, near)
 
 
 def argmax(scores: Tensor) -> Tensor:

@@ -1,19 +1,10 @@
-"""The rules by which anchors are chosen, by one process and by two."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The rules by which anchors are chosen."""
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from stage1_tokenizer.quantizers import nearest as search
 from stage1_tokenizer.quantizers.anchors import RULES, invert
-from stage1_tokenizer.quantizers.nearest import nearest
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def numbered(n):
@@ -58,50 +49,3 @@ def test_what_is_left_of_a_uniform_number_is_uniform_again():
     before = share.cumsum(0) - share
     torch.testing.assert_close(before[index] + share[index] * left, u)
     assert ((left > 0) & (left <= 1)).all()
-
-
-def program(folder):
-    """Every rule on features of which the first process has all, or where there are two, the first the lesser part."""
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
-    torch.manual_seed(3)
-    codes, features = torch.randn(40, 4, dtype=torch.float64), torch.randn(128, 4, dtype=torch.float64)
-    features[100] = features[7]
-    codes[0] = features[7]
-    parts = features.split([21, 107])
-    mine = parts[dist.get_rank()] if dist.is_initialized() else features
-    chosen = {}
-    for distance in ("l2", "cosine"):
-        for name, rule in RULES.items():
-            torch.manual_seed(5)
-            if dist.is_initialized():
-                torch.manual_seed(5 + dist.get_rank())  # the first process's numbers must win
-            chosen[f"{name} {distance}"] = rule(codes, mine, distance)
-    torch.save((chosen, features), folder / f"{os.environ.get('RANK', 'alone')}.pt")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("anchors")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__, str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(launch, check=False, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    with torch.random.fork_rng():
-        program(path)
-    return path
-
-
-@pytest.mark.parametrize("distance", ["l2", "cosine"])
-@pytest.mark.parametrize("rule", list(RULES))
-def test_two_processes_with_unequal_parts_choose_what_one_chooses(folder, rule, distance):
-    (alone, features), *both = (torch.load(folder / f"{name}.pt") for name in ("alone", "0", "1"))
-    expected = alone[f"{rule} {distance}"]
-    owners = nearest(expected, features, "l2")
-    assert (owners < 21).any() and (owners >= 21).any()
-    for chosen, _ in both:
-        assert torch.equal(chosen[f"{rule} {distance}"], expected)
-
-
-if __name__ == "__main__":
-    program(Path(sys.argv[1]))

@@ -1,0 +1,333 @@
+"""What a step of a quantiser costs: against one matrix product, against vector-quantize-pytorch, in a small VQ-VAE.
+
+    python benchmarks/quantizers.py [--quick] [--threads 2] [--busy] [--output results.json]
+
+A step is forward and backward in float32. The steps of a comparison take turns, and of each its fastest run counts:
+what else the machine does slows all of them, but not in the same turn. On a machine that is never idle, `--busy`
+counts the processor's time on one thread in place of the wall clock's. Memory is the peak of a process of its own
+above what it held before its first step (on Linux).
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from stage1_tokenizer.autoencoders import AUTOENCODERS
+from stage1_tokenizer.quantizers import QUANTIZERS, contrastive
+from stage1_tokenizer.quantizers.base import Quantizer
+from stage1_tokenizer.quantizers.cvq import CVQ
+from stage1_tokenizer.quantizers.nearest import nearest
+
+SIZES = [(16384, 512, 64), (4096, 1024, 256), (4096, 8192, 64)]
+"""N features, K codes, d."""
+
+SEARCH = (65536, 262144, 8)
+IMAGES, CHANNELS, IMAGE_SIZE = 64, 3, 32
+PEER = "vector-quantize-pytorch"
+PEERS = {"vq": "VectorQuantize, learnable codebook", "ema": "VectorQuantize, EMA", "simvq": "SimVQ"}
+"""Our quantiser -> its counterpart there, in its fastest setting: no rotation trick, no restarts, no k-means."""
+
+HAS_PEER = util.find_spec("vector_quantize_pytorch") is not None
+STATUS = Path("/proc/self/status")
+Step = Callable[[], Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How time is taken.
+
+    Attributes:
+        clock: seconds.
+        threads: of a step.
+        repetitions: of every step, after one that does not count.
+    """
+
+    clock: Callable[[], float]
+    threads: int
+    repetitions: int
+
+    def time(self, step: Step) -> float:
+        """Milliseconds of one run."""
+        start = self.clock()
+        step()
+        return 1000 * (self.clock() - start)
+
+    def fastest(self, steps: dict[str, Step]) -> dict[str, float]:
+        """Milliseconds of every step's fastest run; they take turns."""
+        runs = [{name: self.time(step) for name, step in steps.items()} for _ in range(self.repetitions + 1)]
+        return {name: min(run[name] for run in runs[1:]) for name in steps}
+
+
+def peak(step: Step) -> float:
+    """MiB of this process at its largest during a step, above what it holds now."""
+    if not STATUS.exists():
+        return float("nan")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = resident("VmRSS")
+    step()
+    return resident("VmHWM") - before
+
+
+def resident(what: str) -> float:
+    """A line of this process's status, in MiB."""
+    (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(what)]
+    return int(line.split()[1]) / 1024
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def latents(count: int, dim: int) -> Tensor:
+    """An encoder's output, [count / 64, dim, 8, 8]."""
+    return torch.randn(count // 64, dim, 8, 8, requires_grad=True)
+
+
+def build(name: str, codebook_size: int, dim: int, average_usage: float | None = None, **options: Any) -> Quantizer:
+    """A quantiser whose codes lie among the features; cvq meets the same usage of every code in every step, 1 / K."""
+    quantizer = QUANTIZERS.build({"name": name, "codebook_size": codebook_size, "dim": dim, **options})
+    quantizer.initialize_codebook(torch.randn(codebook_size, dim))
+    if isinstance(quantizer, CVQ):
+        usage = 1 / codebook_size if average_usage is None else average_usage
+
+        def before(module: nn.Module, _: Any) -> None:
+            quantizer.average_usage.fill_(usage)
+
+        quantizer.register_forward_pre_hook(before)
+    return quantizer
+
+
+def step_of(module: nn.Module, z: Tensor, outcome: Callable[[Any], tuple[Tensor, Tensor]]) -> Step:
+    """A training step of a module on z; `outcome` takes z_q and the loss from what it returns."""
+    upstream = torch.randn_like(z)
+
+    def step() -> None:
+        z.grad = None
+        module.zero_grad()
+        z_q, loss = outcome(module(z))
+        torch.autograd.backward([z_q, loss], [upstream, None])
+
+    return step
+
+
+def our_step(quantizer: Quantizer, z: Tensor) -> Step:
+    return step_of(quantizer, z, lambda output: (output.z_q, output.loss))
+
+
+def peer_step(name: str, z: Tensor, codebook_size: int) -> Step:
+    """The counterpart of our quantiser `name` in vector-quantize-pytorch."""
+    from vector_quantize_pytorch import SimVQ, VectorQuantize
+
+    dim = z.shape[1]
+    if name == "simvq":
+        peer = SimVQ(dim, codebook_size, channel_first=True, rotation_trick=False)
+    else:
+        learned = name == "vq"
+        own = {"learnable_codebook": learned, "ema_update": not learned, "decay": 0.99, "rotation_trick": False}
+        peer = VectorQuantize(dim, codebook_size, accept_image_fmap=True, commitment_weight=0.25, **own)
+        peer._codebook.embed.data.normal_()
+    return step_of(peer, z, lambda output: (output[0], output[2]))
+
+
+def with_exact_contrastive_term(step: Step) -> Step:
+    def exactly() -> None:
+        sampled, contrastive.EXACT_WORK = contrastive.EXACT_WORK, 2**62
+        step()
+        contrastive.EXACT_WORK = sampled
+
+    return exactly
+
+
+def against_a_product(count: int, size: int, dim: int, watch: Watch) -> list[Row]:
+    """Our steps as multiples of the product of all features with all codes."""
+    z = latents(count, dim)
+    rows, codebook = torch.randn(count, dim), torch.randn(size, dim)
+    held = torch.empty(count, size)
+    steady = our_step(build("cvq", size, dim), z)
+    steps = {
+        "z @ codebook.T": lambda: rows @ codebook.T,
+        "z @ codebook.T, memory held": lambda: torch.mm(rows, codebook.T, out=held),
+        "code search": lambda: nearest(rows, codebook, "l2"),
+        "vq": our_step(build("vq", size, dim), z),
+        "cvq": steady,
+        "cvq, no contrastive term": our_step(build("cvq", size, dim, contrastive_weight=0.0), z),
+        "cvq, all codes unused so far": our_step(build("cvq", size, dim, average_usage=0.0), z),
+        "cvq, exact contrastive term": with_exact_contrastive_term(steady),
+    }
+    times = watch.fastest(steps)
+    return [
+        {
+            "N, K, d": f"{count:,}, {size:,}, {dim}",
+            "step": name,
+            "ms": taken,
+            "x product": taken / times["z @ codebook.T"],
+            "x product, memory held": taken / times["z @ codebook.T, memory held"],
+        }
+        for name, taken in times.items()
+    ]
+
+
+def peak_of_steps(name: str, peer: bool, count: int, size: int, dim: int, threads: int) -> float:
+    """MiB that three steps need at most, their gradients included."""
+    torch.set_num_threads(threads)
+    z = latents(count, dim)
+    step = peer_step(name, z, size) if peer else our_step(build(name, size, dim), z)
+    return peak(lambda: [step() for _ in range(3)])
+
+
+def against_the_peer(name: str, count: int, size: int, dim: int, watch: Watch) -> Row:
+    z = latents(count, dim)
+    steps = {"ours": our_step(build(name, size, dim), z), "peer": peer_step(name, z, size)}
+    times = watch.fastest(steps)
+    memory = [alone(peak_of_steps, name, peer, count, size, dim, watch.threads) for peer in (False, True)]
+    return {
+        "N, K, d": f"{count:,}, {size:,}, {dim}",
+        "ours": name,
+        "peer": PEERS[name],
+        "ours, ms": times["ours"],
+        "peer, ms": times["peer"],
+        "times faster": times["peer"] / times["ours"],
+        "ours, MiB": memory[0],
+        "peer, MiB": memory[1],
+    }
+
+
+def search(threads: int) -> Row:
+    """The largest code search."""
+    torch.set_num_threads(threads)
+    count, size, dim = SEARCH
+    rows, codebook = torch.randn(count, dim), torch.randn(size, dim)
+    nearest(rows[:64], codebook[:64], "l2")
+    start = time.perf_counter()
+    above = peak(lambda: nearest(rows, codebook, "l2"))
+    return {"N, K, d": f"{count:,}, {size:,}, {dim}", "s": time.perf_counter() - start, "MiB above the inputs": above}
+
+
+class Autoencoder(nn.Module):
+    """The small VQ-VAE with a quantiser between its halves, or with nothing there."""
+
+    def __init__(self, quantizer: Quantizer | None, dim: int) -> None:
+        super().__init__()
+        self.halves = AUTOENCODERS.build({"name": "vqvae"}, channels=CHANNELS, latent_dim=dim)
+        self.quantizer = quantizer
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.halves.encode(images)
+        if self.quantizer is None:
+            return (self.halves.decode(z) - images).square().mean()
+        output = self.quantizer(z)
+        return (self.halves.decode(output.z_q) - images).square().mean() + output.loss
+
+
+def training_step(quantizer: Quantizer | None, dim: int) -> Step:
+    model = Autoencoder(quantizer, dim)
+    images = torch.rand(IMAGES, CHANNELS, IMAGE_SIZE, IMAGE_SIZE) * 2 - 1
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(images).backward()
+        optimizer.step()
+
+    return step
+
+
+def throughput(size: int, dim: int, watch: Watch) -> list[Row]:
+    """Training the whole small VQ-VAE, images a second."""
+    steps = {"none": training_step(None, dim)} | {
+        name: training_step(build(name, size, dim), dim) for name in ("vq", "ema", "simvq", "cvq")
+    }
+    steps["cvq, all codes unused so far"] = training_step(build("cvq", size, dim, average_usage=0.0), dim)
+    times = watch.fastest(steps)
+    return [
+        {
+            "quantiser": name,
+            "K, d": f"{size}, {dim}",
+            "images/s": 1000 * IMAGES / taken,
+            "of none": times["none"] / taken,
+        }
+        for name, taken in times.items()
+    ]
+
+
+def table(title: str, rows: list[Row]) -> Table:
+    drawn = Table(title=title, title_justify="left", box=box.MARKDOWN)
+    for column, value in rows[0].items():
+        drawn.add_column(column, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        drawn.add_row(*(value if isinstance(value, str) else f"{value:,.2f}" for value in row.values()))
+    return drawn
+
+
+def machine(watch: Watch) -> Row:
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "threads": watch.threads,
+        "clock": watch.clock.__name__,
+        "repetitions": watch.repetitions,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        PEER: metadata.version(PEER) if HAS_PEER else "not installed",
+    }
+
+
+def measure(watch: Watch, console: Console) -> dict[str, list[Row]]:
+    """Title of a table -> its rows."""
+    found = {
+        "Steps as multiples of one matrix product": [
+            row for size in track(SIZES, "products", console=console) for row in against_a_product(*size, watch)
+        ],
+        "The largest code search": [alone(search, watch.threads)],
+        f"Training the small VQ-VAE, {IMAGES} images of {IMAGE_SIZE}x{IMAGE_SIZE} a step": throughput(512, 64, watch),
+    }
+    if HAS_PEER:
+        pairs = [(name, size) for name in PEERS for size in SIZES]
+        rows = [against_the_peer(name, *size, watch) for name, size in track(pairs, "peers", console=console)]
+        return found | {f"Steps against {PEER}": rows}
+    console.print(f"{PEER} is not installed: no comparison with it. pip install {PEER}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few repetitions: for a look, not for numbers to keep")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--busy", action="store_true", help="processor time on one thread, not the wall clock's")
+    parser.add_argument("--output", type=Path, help="where to write the numbers as JSON")
+    options = parser.parse_args()
+    repetitions = 5 if options.quick else 50
+    wall = Watch(time.perf_counter, options.threads, repetitions)
+    watch = Watch(time.process_time, 1, repetitions) if options.busy else wall
+    torch.set_num_threads(watch.threads)
+    torch.manual_seed(0)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    found = measure(watch, console)
+    console.print(machine(watch))
+    for title, rows in found.items():
+        console.print(table(title, rows))
+    if options.output:
+        options.output.write_text(json.dumps({**machine(watch), "results": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
