@@ -121,7 +121,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             solver=solver,
         )
         scheduler = how.scheduler
-        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        scheduler.set_timesteps(num_inference_steps)  # on the CPU: it computes with single numbers
         generators = image_generators(generator, len(ids))
         options = {"eta": eta, "generator": generators} if isinstance(scheduler, DDIMScheduler) else {}
         walk = _Walk(self, scheduler, how.guidance, self._labels(ids), options)
@@ -130,8 +130,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             latents = walk.sample(self._noise(generators))
         else:
             latents = self._complete(walk, known, resamplings, generators)
-        z_q = self.denoiser.denormalize(latents).to(self.tokenizer.dtype)
-        z_q = self.tokenizer.quantize(z_q).z_q if snap else z_q
+        z = self.denoiser.denormalize(latents).to(exact(self.tokenizer.dtype))
+        z_q = (self.tokenizer.quantize(z).z_q if snap else z).to(self.tokenizer.dtype)
         if output_type == "latent":
             return ImagePipelineOutput(images=z_q)
         images = self.tokenizer.decode(z_q)
@@ -163,7 +163,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         """[b, d, h, w] of variance 1, each image's from its own generator."""
         shape = (self.denoiser.config.latent_dim, *[self.denoiser.config.latent_size] * 2)
         noise = torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in generators])
-        return noise.to(self._execution_device, self.denoiser.dtype)
+        return noise.to(self._execution_device, exact(self.denoiser.dtype))
 
     def _labels(self, ids: list[int | None]) -> Tensor | None:
         if self.denoiser.config.num_classes is None:
@@ -174,13 +174,33 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     def _complete(self, walk: "_Walk", known: Known, resamplings: int, generators: list[torch.Generator]) -> Tensor:
         if resamplings < 1:
             raise refuse("resamplings", resamplings, "an integer of at least 1")
-        device, dtype = self._execution_device, self.denoiser.dtype
+        device = self._execution_device
         z = self.tokenizer.encode_latents(known.blanked().to(device, self.tokenizer.dtype))
         if self.denoiser.config.latents == "quantized":
             z = self.tokenizer.quantize(z).z_q
         drawn = known.latent_mask(self.tokenizer.downsampling).to(device)
-        clean = self.denoiser.normalize(z.to(dtype))
+        clean = self.denoiser.normalize(z.to(exact(self.denoiser.dtype)))
         return walk.complete(clean, drawn, resamplings, lambda: self._noise(generators))
+
+
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of latents for a network of this dtype, never below float32: the rounding of many steps adds up."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A time of a walk.
+
+    Attributes:
+        t: for the scheduler, on the CPU; to look at a number elsewhere would be to wait for all that is computed there.
+        asked: the same for the network, on its device.
+        noise: how far from clean, 0 to 1.
+    """
+
+    t: Tensor
+    asked: Tensor
+    noise: float
 
 
 class _Walk:
@@ -195,40 +215,50 @@ class _Walk:
         options: dict[str, Any],
     ) -> None:
         self.pipeline, self.denoiser, self.scheduler = pipeline, pipeline.denoiser, scheduler
-        self.guidance, self.options = guidance, options
+        self.guidance, self.options, self.dtype = guidance, options, self.denoiser.dtype
         self.labels, self.both = labels, labels
         if labels is not None:
             self.both = torch.cat([labels, torch.full_like(labels, self.denoiser.null_class)])
 
+    def moments(self, device: torch.device) -> list[Moment]:
+        """The scheduler's times, from noise to clean."""
+        times, last = self.scheduler.timesteps, self.scheduler.config.num_train_timesteps
+        return [Moment(t, asked, float(t) / last) for t, asked in zip(times, times.to(device))]
+
     def sample(self, noise: Tensor) -> Tensor:
         """Normalised latents [b, d, h, w] out of noise of variance 1."""
         latents = noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        for t in self.pipeline.progress_bar(self.scheduler.timesteps):
-            latents = self.step(latents, t)
+        for moment in self.pipeline.progress_bar(self.moments(noise.device)):
+            latents = self.step(latents, moment)
         return latents
 
-    def step(self, latents: Tensor, t: Tensor) -> Tensor:
+    def step(self, latents: Tensor, moment: Moment) -> Tensor:
         """One denoising step."""
-        x = self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
-        return self.scheduler.step(self.predict(x, t), t, latents, return_dict=False, **self.options)[0]
+        t, scheduler = moment.t, self.scheduler
+        x = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
+        return scheduler.step(self.predict(x, moment), t, latents, return_dict=False, **self.options)[0]
 
-    def predict(self, x: Tensor, t: Tensor) -> Tensor:
-        """The guided prediction for noisy latents at time t."""
-        if not self.guidance.acts(float(t) / self.scheduler.config.num_train_timesteps):
-            return self.denoiser(x, t, self.labels)
-        return self.guidance.combine(*self.denoiser(torch.cat([x, x]), t, self.both).chunk(2))
+    def predict(self, x: Tensor, moment: Moment) -> Tensor:
+        """The guided prediction for noisy latents at that time; "no class" is asked for only where it is needed."""
+        if not self.guidance.acts(moment.noise):
+            return self.ask(x, moment, self.labels)
+        return self.guidance.combine(*self.ask(torch.cat([x, x]), moment, self.both).chunk(2))
+
+    def ask(self, x: Tensor, moment: Moment, labels: Tensor | None) -> Tensor:
+        """The network's prediction, in the dtype of x."""
+        return self.denoiser(x.to(self.dtype), moment.asked, labels).to(x.dtype)
 
     def complete(self, clean: Tensor, drawn: Tensor, resamplings: int, noise: Any) -> Tensor:
         """RePaint, Algorithm 1: the known part is noised from `clean`, the drawn part denoised; steps are repeated."""
-        latents, times = noise(), list(self.scheduler.timesteps)
-        levels = [noise_level(self.scheduler, t) for t in times]
-        for i, t in enumerate(self.pipeline.progress_bar(times)):
-            for again in reversed(range(resamplings if i + 1 < len(times) else 1)):
+        latents, moments = noise(), self.moments(clean.device)
+        levels = [noise_level(self.scheduler, moment.t) for moment in moments]
+        for i, moment in enumerate(self.pipeline.progress_bar(moments)):
+            for again in reversed(range(resamplings if i + 1 < len(moments) else 1)):
                 signal, deviation = levels[i]
                 latents = torch.where(drawn, latents, signal * clean + deviation * noise())
                 if hasattr(self.scheduler, "_step_index"):
                     self.scheduler._step_index = None  # a step that is repeated is found by its time again
-                latents = self.step(latents, t)
+                latents = self.step(latents, moment)
                 if again:
                     kept = signal / levels[i + 1][0]
                     added = max(0.0, deviation**2 - (kept * levels[i + 1][1]) ** 2) ** 0.5

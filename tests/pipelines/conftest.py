@@ -76,6 +76,14 @@ def pipeline(request, tokenizer):
     return made
 
 
+@pytest.fixture
+def ldm(tokenizer):
+    """A latent diffusion pipeline over three classes."""
+    made = make_ldm(tokenizer, NAMES)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 @pytest.fixture(params=list(MAKERS))
 def unconditional(request, tokenizer):
     """Each kind of pipeline, without classes."""
