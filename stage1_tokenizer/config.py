@@ -148,6 +148,9 @@ class TokenizerConfig(Section):
         if size // 2**adversarial.layers < SMALLEST_FOR_PATCHES:
             allowed = f"few enough that {size} pixels, halved so often, are at least {SMALLEST_FOR_PATCHES}"
             raise refuse("loss.adversarial.layers", adversarial.layers, allowed)
+        if self.training.compile:
+            allowed = "false with loss.adversarial, whose adaptive weight needs the decoder's graph more than once"
+            raise refuse("training.compile", True, allowed)
         milestones = zip(("start", "warmup", "ramp"), adversarial.milestones(self.training.steps))
         late = next((key for key, step in milestones if step >= self.training.steps), None)
         if late is not None:

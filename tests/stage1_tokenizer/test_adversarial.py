@@ -226,6 +226,14 @@ def test_the_last_layer_is_what_runs_last(name):
     assert 3 in ran[-1].weight.shape[:2]
 
 
+def test_channels_last_changes_nothing(tmp_path):
+    resume, courses = TestResume(), {}
+    for name, options in {"plain": {}, "fast": {"channels_last": True}}.items():
+        resume.fit(tmp_path / name, **options)
+        courses[name] = [(line["loss"], line.get("adaptive_weight", 0)) for line in read_log(tmp_path / name)]
+    assert courses["fast"] == [pytest.approx(values, rel=1e-3) for values in courses["plain"]]
+
+
 class TestResume:
     """An interrupted run ends as an uninterrupted one, bit for bit, wherever in the discriminator's life it was cut."""
 

@@ -117,7 +117,7 @@ def test_missing_weights_are_refused_before_anything_is_written(hub, tmp_path):
 
 def refused(loss, **changes):
     with pytest.raises(TwoStageError) as error:
-        load(TokenizerConfig, {**CONFIG, "training": {"steps": 100, "batch_size": 4}, **changes, "loss": loss})
+        load(TokenizerConfig, {**CONFIG, "training": {"steps": 100, "batch_size": 4}, "loss": loss, **changes})
     return str(error.value)
 
 
@@ -147,6 +147,12 @@ def test_mistakes_are_named(loss, parts):
     message = refused(loss)
     for part in parts:
         assert part in message
+
+
+def test_compiled_code_frees_its_graph_at_once():
+    """torch's own check of it is not to be relied on: its kernel cache does not know the difference."""
+    message = refused({"adversarial": {"layers": 2}}, training={"steps": 100, "batch_size": 4, "compile": True})
+    assert "training.compile: True is not allowed; allowed: false with loss.adversarial" in message
 
 
 def test_lpips_needs_room():
