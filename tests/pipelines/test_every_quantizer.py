@@ -33,7 +33,7 @@ def test_the_whole_way(name, configs, tmp_path):
     trained = train_tokenizer(stage_one, tmp_path / "tokenizer").eval()
     tokenizer = VQTokenizer.from_pretrained(tmp_path / "tokenizer" / "tokenizer").eval()
     images = torch.rand(2, 3, 16, 16) * 2 - 1
-    assert torch.equal(trained(images), tokenizer(images))
+    torch.testing.assert_close(trained(images), tokenizer(images))  # a mapped codebook is computed anew, up to rounding
 
     manifest = encode(tokenizer, stage_one.data, tmp_path / "codes")
     maps = [] if tokenizer.quantizer.maps == 1 else [tokenizer.quantizer.maps]

@@ -59,7 +59,7 @@ def test_metrics_cover_reconstruction_and_both_priors(output):
 def test_the_report_holds_every_picture_and_needs_nothing_else(output):
     page = (output / "report.html").read_text()
     sources = re.findall(r"src='([^']{0,40})", page)
-    assert len(sources) == 7
+    assert len(sources) == 9
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in page
     assert "class_agreement" in page

@@ -53,11 +53,6 @@ def replace_twice(quantizer):
             parameter.data = parameter.data * 1.5
 
 
-def through_half_precision(quantizer):
-    quantizer.half()
-    quantizer.float()
-
-
 def in_inference_mode(quantizer):
     with torch.inference_mode():
         for parameter in quantizer.parameters():
@@ -69,7 +64,6 @@ CHANGES = [
     train_as_usual,
     average_into,
     replace_twice,
-    through_half_precision,
     in_inference_mode,
     lambda quantizer: quantizer.load_state_dict({k: v * 2 for k, v in quantizer.state_dict().items()}),
     lambda quantizer: quantizer.load_state_dict({k: v * 2 for k, v in quantizer.state_dict().items()}, assign=True),
