@@ -4,6 +4,7 @@
 Images are completed as in "RePaint: Inpainting using Denoising Diffusion Probabilistic Models" (Lugmayr et al., 2022).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,14 +125,13 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         scheduler.set_timesteps(num_inference_steps)  # on the CPU: it computes with single numbers
         generators = image_generators(generator, len(ids))
         options = {"eta": eta, "generator": generators} if isinstance(scheduler, DDIMScheduler) else {}
-        walk = _Walk(self, scheduler, how.guidance, self._labels(ids), options)
+        device, decoded = self._execution_device, self.tokenizer.dtype  # once: diffusers looks at every module for them
+        noise = self._noise(generators, device)
+        walk = _Walk(self, scheduler, how.guidance, self._labels(ids, device), options)
         known = known_part(image, mask, len(ids), self.tokenizer)
-        if known is None:
-            latents = walk.sample(self._noise(generators))
-        else:
-            latents = self._complete(walk, known, resamplings, generators)
-        z = self.denoiser.denormalize(latents).to(exact(self.tokenizer.dtype))
-        z_q = (self.tokenizer.quantize(z).z_q if snap else z).to(self.tokenizer.dtype)
+        latents = walk.sample(noise()) if known is None else self._complete(walk, known, resamplings, noise)
+        z = self.denoiser.denormalize(latents).to(exact(decoded))
+        z_q = (self.tokenizer.quantize(z).z_q if snap else z).to(decoded)
         if output_type == "latent":
             return ImagePipelineOutput(images=z_q)
         images = self.tokenizer.decode(z_q)
@@ -159,28 +159,32 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         check_steps(num_inference_steps, scheduler.config.num_train_timesteps)
         return Denoising(scheduler, guidance)
 
-    def _noise(self, generators: list[torch.Generator]) -> Tensor:
-        """[b, d, h, w] of variance 1, each image's from its own generator."""
+    def _noise(self, generators: list[torch.Generator], device: torch.device) -> Callable[[], Tensor]:
+        """Draws [b, d, h, w] of variance 1, each image's from its own generator."""
         shape = (self.denoiser.config.latent_dim, *[self.denoiser.config.latent_size] * 2)
-        noise = torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in generators])
-        return noise.to(self._execution_device, exact(self.denoiser.dtype))
+        dtype = exact(self.denoiser.dtype)
 
-    def _labels(self, ids: list[int | None]) -> Tensor | None:
+        def draw() -> Tensor:
+            noise = torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in generators])
+            return noise.to(device, dtype)
+
+        return draw
+
+    def _labels(self, ids: list[int | None], device: torch.device) -> Tensor | None:
         if self.denoiser.config.num_classes is None:
             return None
         null = self.denoiser.null_class
-        return torch.tensor([null if i is None else i for i in ids], device=self._execution_device)
+        return torch.tensor([null if i is None else i for i in ids], device=device)
 
-    def _complete(self, walk: "_Walk", known: Known, resamplings: int, generators: list[torch.Generator]) -> Tensor:
+    def _complete(self, walk: "_Walk", known: Known, resamplings: int, noise: Callable[[], Tensor]) -> Tensor:
         if resamplings < 1:
             raise refuse("resamplings", resamplings, "an integer of at least 1")
-        device = self._execution_device
-        z = self.tokenizer.encode_latents(known.blanked().to(device, self.tokenizer.dtype))
+        start = noise()
+        z = self.tokenizer.encode_latents(known.blanked().to(start.device, self.tokenizer.dtype))
         if self.denoiser.config.latents == "quantized":
             z = self.tokenizer.quantize(z).z_q
-        drawn = known.latent_mask(self.tokenizer.downsampling).to(device)
-        clean = self.denoiser.normalize(z.to(exact(self.denoiser.dtype)))
-        return walk.complete(clean, drawn, resamplings, lambda: self._noise(generators))
+        drawn = known.latent_mask(self.tokenizer.downsampling).to(start.device)
+        return walk.complete(start, self.denoiser.normalize(z.to(start.dtype)), drawn, resamplings, noise)
 
 
 def exact(dtype: torch.dtype) -> torch.dtype:
@@ -248,9 +252,11 @@ class _Walk:
         """The network's prediction, in the dtype of x."""
         return self.denoiser(x.to(self.dtype), moment.asked, labels).to(x.dtype)
 
-    def complete(self, clean: Tensor, drawn: Tensor, resamplings: int, noise: Any) -> Tensor:
+    def complete(
+        self, latents: Tensor, clean: Tensor, drawn: Tensor, resamplings: int, noise: Callable[[], Tensor]
+    ) -> Tensor:
         """RePaint, Algorithm 1: the known part is noised from `clean`, the drawn part denoised; steps are repeated."""
-        latents, moments = noise(), self.moments(clean.device)
+        moments = self.moments(clean.device)
         levels = [noise_level(self.scheduler, moment.t) for moment in moments]
         for i, moment in enumerate(self.pipeline.progress_bar(moments)):
             for again in reversed(range(resamplings if i + 1 < len(moments) else 1)):
