@@ -8,25 +8,18 @@ counts the processor's time on one thread in place of the wall clock's. Memory i
 above what it held before its first step (on Linux).
 """
 
-import argparse
-import json
 import multiprocessing
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from timing import Row, Step, Watch, run
 from torch import Tensor, nn
 
 from stage1_tokenizer.autoencoders import AUTOENCODERS
@@ -46,34 +39,6 @@ PEERS = {"vq": "VectorQuantize, learnable codebook", "ema": "VectorQuantize, EMA
 
 HAS_PEER = util.find_spec("vector_quantize_pytorch") is not None
 STATUS = Path("/proc/self/status")
-Step = Callable[[], Any]
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How time is taken.
-
-    Attributes:
-        clock: seconds.
-        threads: of a step.
-        repetitions: of every step, after one that does not count.
-    """
-
-    clock: Callable[[], float]
-    threads: int
-    repetitions: int
-
-    def time(self, step: Step) -> float:
-        """Milliseconds of one run."""
-        start = self.clock()
-        step()
-        return 1000 * (self.clock() - start)
-
-    def fastest(self, steps: dict[str, Step]) -> dict[str, float]:
-        """Milliseconds of every step's fastest run; they take turns."""
-        runs = [{name: self.time(step) for name, step in steps.items()} for _ in range(self.repetitions + 1)]
-        return {name: min(run[name] for run in runs[1:]) for name in steps}
 
 
 def peak(step: Step) -> float:
@@ -106,7 +71,8 @@ def latents(count: int, dim: int) -> Tensor:
 def build(name: str, codebook_size: int, dim: int, average_usage: float | None = None, **options: Any) -> Quantizer:
     """A quantiser whose codes lie among the features; cvq meets the same usage of every code in every step, 1 / K."""
     quantizer = QUANTIZERS.build({"name": name, "codebook_size": codebook_size, "dim": dim, **options})
-    quantizer.initialize_codebook(torch.randn(codebook_size, dim))
+    if quantizer.learns_codebook:
+        quantizer.initialize_codebook(torch.randn_like(quantizer.codebook))
     if isinstance(quantizer, CVQ):
         usage = 1 / codebook_size if average_usage is None else average_usage
 
@@ -255,7 +221,7 @@ def training_step(quantizer: Quantizer | None, dim: int) -> Step:
 def throughput(size: int, dim: int, watch: Watch) -> list[Row]:
     """Training the whole small VQ-VAE, images a second."""
     steps = {"none": training_step(None, dim)} | {
-        name: training_step(build(name, size, dim), dim) for name in ("vq", "ema", "simvq", "cvq")
+        name: training_step(build(name, size, dim), dim) for name in QUANTIZERS if name != "fsq" or HAS_PEER
     }
     steps["cvq, all codes unused so far"] = training_step(build("cvq", size, dim, average_usage=0.0), dim)
     times = watch.fastest(steps)
@@ -264,31 +230,11 @@ def throughput(size: int, dim: int, watch: Watch) -> list[Row]:
             "quantiser": name,
             "K, d": f"{size}, {dim}",
             "images/s": 1000 * IMAGES / taken,
+            "s/step": taken / 1000,
             "of none": times["none"] / taken,
         }
         for name, taken in times.items()
     ]
-
-
-def table(title: str, rows: list[Row]) -> Table:
-    drawn = Table(title=title, title_justify="left", box=box.MARKDOWN)
-    for column, value in rows[0].items():
-        drawn.add_column(column, justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        drawn.add_row(*(value if isinstance(value, str) else f"{value:,.2f}" for value in row.values()))
-    return drawn
-
-
-def machine(watch: Watch) -> Row:
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "threads": watch.threads,
-        "clock": watch.clock.__name__,
-        "repetitions": watch.repetitions,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        PEER: metadata.version(PEER) if HAS_PEER else "not installed",
-    }
 
 
 def measure(watch: Watch, console: Console) -> dict[str, list[Row]]:
@@ -308,26 +254,5 @@ def measure(watch: Watch, console: Console) -> dict[str, list[Row]]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few repetitions: for a look, not for numbers to keep")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--busy", action="store_true", help="processor time on one thread, not the wall clock's")
-    parser.add_argument("--output", type=Path, help="where to write the numbers as JSON")
-    options = parser.parse_args()
-    repetitions = 5 if options.quick else 50
-    wall = Watch(time.perf_counter, options.threads, repetitions)
-    watch = Watch(time.process_time, 1, repetitions) if options.busy else wall
-    torch.set_num_threads(watch.threads)
-    torch.manual_seed(0)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    found = measure(watch, console)
-    console.print(machine(watch))
-    for title, rows in found.items():
-        console.print(table(title, rows))
-    if options.output:
-        options.output.write_text(json.dumps({**machine(watch), "results": found}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, repetitions=50, **{PEER: metadata.version(PEER) if HAS_PEER else "not installed"})
