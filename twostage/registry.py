@@ -104,4 +104,5 @@ def first_error(error: ValidationError, model: type[BaseModel], path: str = "") 
         return f"{key}: unknown key; {suggest(detail['loc'][-1], model.model_fields)}"
     if detail["type"] == "missing":
         return f"{key}: missing; a value is required"
-    return f"{key}: {detail['input']!r} is not allowed; {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{key}: {detail['input']!r} is not allowed; {reason[0].lower()}{reason[1:]}"
