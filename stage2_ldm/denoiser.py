@@ -39,6 +39,8 @@ class LatentDenoiser(CheckedLoading, ModelMixin, ConfigMixin):
         latent_std: list[float],
     ) -> None:
         super().__init__()
+        # To bring it to a GPU in every step would be to wait for the one before.
+        self._held: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         self.backbone = BACKBONES.build(
             backbone_config, latent_size=latent_size, latent_dim=latent_dim, num_classes=num_classes
         )
@@ -78,7 +80,10 @@ class LatentDenoiser(CheckedLoading, ModelMixin, ConfigMixin):
         return latents * self._per_channel("latent_std", latents) + self._per_channel("latent_mean", latents)
 
     def _per_channel(self, name: str, like: Tensor) -> Tensor:
-        return torch.tensor(self.config[name], dtype=like.dtype, device=like.device)[:, None, None]
+        key = (name, like.dtype, like.device)
+        if key not in self._held:
+            self._held[key] = torch.tensor(self.config[name], dtype=like.dtype, device=like.device)[:, None, None]
+        return self._held[key]
 
 
 LatentDenoiser.__module__ = "stage2_ldm"

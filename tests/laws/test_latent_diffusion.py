@@ -24,6 +24,7 @@ from stage2_transformer.train import train as train_transformer
 from twostage.config import load
 from twostage.data.codes import EncodedBatch, write_codes
 from twostage.models import fingerprint
+from twostage.training.log import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 UNET = {"name": "unet", "widths": [8], "layers": 1, "attention": [True], "head_dim": 4, "norm_groups": 4}
@@ -74,12 +75,18 @@ def program(codes: Path, output: Path) -> None:
     tokenizer = small_tokenizer()
     runs = {name: train_ldm(ldm(codes, name, accumulation=2), tokenizer, output / name) for name in OBJECTIVES}
     trained = {**runs, "transformer": train_transformer(transformer(codes), tokenizer, output / "transformer")}
-    ended = {name: {**model.state_dict(), **statistics(model)} for name, model in trained.items()}
+    ended = {
+        name: {**model.state_dict(), **statistics(model), **losses(output / name)} for name, model in trained.items()
+    }
     torch.save(ended, output / f"weights-{os.environ.get('RANK', '0')}.pt")
 
 
 def statistics(model: Any) -> dict[str, Tensor]:
     return {key: torch.tensor(value) for key, value in model.config.items() if key in ("latent_mean", "latent_std")}
+
+
+def losses(run: Path) -> dict[str, Tensor]:
+    return {f"loss of step {line['step']}": torch.tensor(line["loss"]) for line in read_log(run)}
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,16 @@ def test_steps_out_of_range_are_refused(tokenizer, images, steps):
         knowing(tokenizer, images, [0.0] * 4, [1.0] * 4)(num_inference_steps=steps)
 
 
+def test_the_scale_is_brought_to_a_device_once(tokenizer, images, monkeypatch):
+    denoiser = knowing(tokenizer, images, [0.5, -1.0, 2.0, 0.0], [2.0, 0.1, 1.0, 5.0]).denoiser
+    latents = torch.randn(2, 4, 4, 4)
+    there = denoiser.normalize(latents)
+    double = denoiser.normalize(latents.double())
+    monkeypatch.setattr(torch, "tensor", None)
+    assert torch.equal(denoiser.normalize(latents), there)
+    torch.testing.assert_close(denoiser.denormalize(double), latents.double(), rtol=1e-12, atol=1e-12)
+
+
 def test_normalize_and_denormalize_are_inverse(tokenizer, images):
     denoiser = knowing(tokenizer, images, [0.5, -1.0, 2.0, 0.0], [2.0, 0.1, 1.0, 5.0]).denoiser
     latents = torch.randn(2, 4, 4, 4)
