@@ -113,7 +113,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
                 solver of another family, an image or mask that does not fit.
         """
         id2label = self.config.id2label
-        ids = class_ids(class_label, num_images, id2label)
+        ids = class_ids(class_label, num_images, id2label, knows_no_class=self.denoiser.config.knows_no_class)
         how = self.check_sampling(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -153,7 +153,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             TwoStageError: an option that makes no sense, or not with this model.
         """
         guidance = Guidance(scale=guidance_scale, rescale=guidance_rescale, interval=guidance_interval)
-        check_guidance(guidance_scale, self.config.id2label)
+        check_guidance(guidance_scale, self.config.id2label, knows_no_class=self.denoiser.config.knows_no_class)
         scheduler = self.scheduler if solver is None else named_solver(solver, self.scheduler)
         check_family(scheduler, self.denoiser)  # a user may have swapped the pipeline's
         check_steps(num_inference_steps, scheduler.config.num_train_timesteps)

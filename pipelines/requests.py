@@ -16,9 +16,12 @@ from twostage.registry import suggest
 ClassLabel = int | str | Sequence[int | str] | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
 OutputType = Literal["pil", "np", "pt", "latent"]
+ONLY_CLASSES = "this model was never trained without a class (label_dropout)"
 
 
-def class_ids(label: ClassLabel, num_images: int, id2label: Mapping[str, str] | None) -> list[int | None]:
+def class_ids(
+    label: ClassLabel, num_images: int, id2label: Mapping[str, str] | None, *, knows_no_class: bool = True
+) -> list[int | None]:
     """One class id per image: `num_images` of each label asked for, label by label; None means "no class".
 
     Raises:
@@ -29,6 +32,8 @@ def class_ids(label: ClassLabel, num_images: int, id2label: Mapping[str, str] | 
     labels = list(label) if isinstance(label, Sequence) and not isinstance(label, str) else [label]
     if not labels:
         raise refuse("class_label", label, "an int, a class name, a list of either, or None")
+    if None in labels and id2label and not knows_no_class:
+        raise refuse("class_label", None, f"0..{len(id2label) - 1}, or a class name: {ONLY_CLASSES}")
     return [id_ for one in labels for id_ in [class_id(one, id2label)] * num_images]
 
 
@@ -48,12 +53,14 @@ def class_id(label: int | str | None, id2label: Mapping[str, str] | None) -> int
     return operator.index(label)
 
 
-def check_guidance(scale: float, id2label: Mapping[str, str] | None) -> None:
-    """Guidance is a finite number, and needs a class to be guided to."""
+def check_guidance(scale: float, id2label: Mapping[str, str] | None, *, knows_no_class: bool = True) -> None:
+    """Guidance is a finite number, and needs a class to be guided to, and "no class" to be guided from."""
     if not math.isfinite(scale):
         raise refuse("guidance_scale", scale, "a finite number; 1 means no guidance")
     if scale != 1.0 and not id2label:
         raise refuse("guidance_scale", scale, "1.0: this model is unconditional and has nothing to be guided to")
+    if scale != 1.0 and not knows_no_class:
+        raise refuse("guidance_scale", scale, f"1.0: {ONLY_CLASSES}")
 
 
 def check_steps(steps: int, timesteps: int) -> None:

@@ -24,6 +24,7 @@ class LatentDenoiser(CheckedLoading, ModelMixin, ConfigMixin):
         prediction_type: what `forward` returns, in diffusers' terms.
         latents: `quantized` (looked up from codes) or `continuous` (before quantisation).
         latent_mean, latent_std: per channel, measured over the training latents.
+        knows_no_class: whether it was also trained without a class, which guidance needs.
     """
 
     @register_to_config
@@ -37,6 +38,7 @@ class LatentDenoiser(CheckedLoading, ModelMixin, ConfigMixin):
         latents: str,
         latent_mean: list[float],
         latent_std: list[float],
+        knows_no_class: bool = True,
     ) -> None:
         super().__init__()
         # To bring it to a GPU in every step would be to wait for the one before.

@@ -80,6 +80,7 @@ def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoise
         latents=config.latents,
         latent_mean=statistics.mean,
         latent_std=statistics.std,
+        knows_no_class=config.label_dropout > 0,
     )
     claim_run(run, config, LDMConfig.PLACES.__contains__)
     task = LDMTask(model, objective, latents_of, config.label_dropout)

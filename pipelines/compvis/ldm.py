@@ -26,6 +26,7 @@ from twostage.registry import suggest
 AT = "model.params"
 UNETS = ("ldm.modules.diffusionmodules.openaimodel.UNetModel",)
 FIRST_STAGES = ("ldm.models.autoencoder.VQModelInterface", "ldm.models.autoencoder.VQModel")
+KL_FIRST_STAGE = "ldm.models.autoencoder.AutoencoderKL"
 FIRST_STAGE = "first_stage_model."
 UNCONDITIONAL = "__is_unconditional__"
 CONDITIONS = (UNCONDITIONAL, "ldm.modules.encoders.modules.ClassEmbedder")
@@ -100,9 +101,9 @@ def import_ldm(
     """The latent diffusion model that `params` describe, with the weights of the checkpoint.
 
     The UNet gets the moving average of its weights where the checkpoint holds one. A class embedding without a row for
-    "no class" is given one of zeros, which no training has seen: such a model should be asked for classes only, without
-    guidance. Both are printed. The latents are the encoder's output before quantisation, times the checkpoint's
-    `scale_factor`.
+    "no class" is given one of zeros, which no training has seen: such a model can be asked for classes only, without
+    guidance. A KL first stage has no codes and is left out. All that is printed. The latents are the encoder's output
+    before quantisation, times the checkpoint's `scale_factor`.
 
     Args:
         params: `model.params` of the config.
@@ -114,7 +115,7 @@ def import_ldm(
         denoiser and the scheduler.
 
     Raises:
-        TwoStageError: a setting that has no counterpart here (a KL first stage, a text condition), or weights that are
+        TwoStageError: a setting that has no counterpart here (a text condition), or weights that are
             not those of the config.
     """
     checked = load(LDMParams, params, f"{config}: {AT}")
@@ -135,13 +136,17 @@ def import_ldm(
 
 def _part(value: Any, allowed: tuple[str, ...], at: str) -> Mapping[str, Any]:
     """The params of `{target: ..., params: ...}`, or none of a mere target, if the target is one of those."""
-    target = value.get("target") if isinstance(value, Mapping) else value
+    target = _target(value)
     if target not in list(allowed):
         raise TwoStageError(f"{at}.target: {target!r} is not imported; {suggest(target, allowed)}")
     params = value.get("params", {}) if isinstance(value, Mapping) else {}
     if not isinstance(params, Mapping):
         raise refuse(f"{at}.params", params, "a mapping")
     return params
+
+
+def _target(value: Any) -> Any:
+    return value.get("target") if isinstance(value, Mapping) else value
 
 
 def _classes(checked: LDMParams, unet: UNetParams, config: Path) -> ClassEmbedderParams | None:
@@ -165,6 +170,9 @@ def _tokenizer(checked: LDMParams, weights: Mapping[str, Tensor], config: Path, 
     at = f"{AT}.first_stage_config"
     held = {name: value for name, value in weights.items() if name.startswith(FIRST_STAGE)}
     if not held and checked.first_stage_config is None:
+        return None
+    if _target(checked.first_stage_config) == KL_FIRST_STAGE:
+        print("first stage: a KL autoencoder, which has no codes and is left out; the denoiser and its scheduler alone")
         return None
     params = _part(checked.first_stage_config, FIRST_STAGES, f"{config}: {at}")
     if not held:
@@ -203,6 +211,7 @@ def _denoiser(
             latents="continuous",
             latent_mean=[0.0] * checked.channels,
             latent_std=[1 / scale] * checked.channels,
+            knows_no_class=classes is None or classes.has_no_class,
         )
     except TwoStageError as error:
         raise TwoStageError(f"{config}: {error}") from None
@@ -225,4 +234,4 @@ def _fill(
     copy_weights(denoiser, chosen, name, (), checkpoint)
     print("UNet: its moving average" if is_averaged(weights) else "UNet: as it is, no moving average is there")
     if lacks_no_class:
-        print('classes: none of them is "no class"; ask for a class_label, and leave guidance_scale at 1')
+        print('classes: none of them is "no class"; samples need a class_label, and cannot be guided')

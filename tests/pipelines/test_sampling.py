@@ -10,6 +10,7 @@ import torch
 from pipelines import LatentDiffusionPipeline
 from stage2_ldm.objectives.diffusion import Diffusion
 from stage2_ldm.objectives.flow import Flow
+from twostage.errors import TwoStageError
 
 LABELS = [0, 1, 2, 0]
 WAYS = {
@@ -191,3 +192,18 @@ def test_a_saved_pipeline_needs_nothing_of_training(ldm, tmp_path):
     subprocess.run([sys.executable, "-c", FRESH, tmp_path / "saved", tmp_path / "images.pt"], check=True)
     expected = ldm("fish", num_inference_steps=3, generator=generators()[0], output_type="pt").images
     assert torch.equal(torch.load(tmp_path / "images.pt"), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"class_label": None}, "class_label: None is not allowed; allowed: 0..2, or a class name"),
+        ({"class_label": 0, "guidance_scale": 2.0}, "guidance_scale: 2.0 is not allowed; allowed: 1.0"),
+    ],
+)
+def test_what_needs_no_class_is_refused_where_it_was_never_trained(copied, call, words):
+    pipeline = copied()
+    pipeline.denoiser.register_to_config(knows_no_class=False)
+    with pytest.raises(TwoStageError, match=words):
+        pipeline(num_inference_steps=1, **call)
+    assert len(pipeline(0, num_inference_steps=1).images) == 1
