@@ -41,6 +41,8 @@ LABELS, STEPS = list(range(8)), 20
 CLASSES, DROPOUT = 10, 0.1
 COMPILER = any(map(shutil.which, COMPILERS))
 UNET = {"name": "unet", "layers": 1, "head_dim": 32}
+COMPILED = ("UNet of the quickstart, 8x8x4", "DiT, 8x8x4, flow")
+"""To compile a network takes a minute or more on a CPU, so one of each kind."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ def options(name: str, watch: Watch) -> list[Row]:
 PARTS: dict[str, tuple[Callable[[str, Watch], list[Row]], dict[str, Model]]] = {
     f"Sampling {len(LABELS)} images in {STEPS} steps": (sampling, MODELS),
     "Training from frozen codes and from images": (training, MODELS | LARGE),
-    "Options of training, batches of 32": (options, MODELS),
+    "Options of training, batches of 32": (options, {name: MODELS[name] for name in COMPILED}),
 }
 
 
