@@ -138,7 +138,7 @@ def test_a_missing_config(command, output, tmp_path):
         ("ldm", ["denoiser.attention=[true, true]"], ("denoiser.attention: [True, True]", "each of the 1 widths")),
         ("ldm", ["denoiser.widths=[8, 8, 8, 8]", "denoiser.attention=null"], ("denoiser.widths", "latents of 4")),
         ("transformer", ["prior.heads=3"], ("prior.width: 16", "a multiple of 3")),
-        ("transformer", ["prior={name: llama, layers: 1, heads: 16, width: 16}"], ("prior.width: 16", "of 32")),
+        ("transformer", ["prior={name: llama, layers: 1, heads: 16, width: 16}"], ("prior.width: 16", "of 64")),
     ],
 )
 def test_networks_that_cannot_be(chain, command, output, stage, assignments, words):

@@ -1,13 +1,13 @@
-"""The transformer prior: cache, causality, how a code is drawn."""
+"""The transformer prior: its loss, its sequences, how a code is drawn."""
 
 import pytest
 import torch
-from transformers import DynamicCache
 
 from stage2_transformer.backbones import BACKBONES
 from stage2_transformer.prior import TransformerPrior, code_loss
 from stage2_transformer.sampling import Sampling, draw, sample_codes
 from twostage.errors import TwoStageError
+from twostage.training import noise
 
 K, N = 11, 3
 
@@ -17,23 +17,6 @@ def prior(request):
     torch.manual_seed(0)
     options = {"name": request.param, "layers": 2, "heads": 2, "width": 16}
     return TransformerPrior(options, codebook_size=K, code_shape=[3, 4], num_classes=N).eval()
-
-
-def test_a_cache_changes_no_logits(prior):
-    prior.double()
-    tokens = torch.cat([prior.class_tokens(torch.tensor([0, 3])), torch.randint(K, (2, 11))], dim=1)
-    cache = DynamicCache()
-    one_by_one = torch.cat([prior(tokens[:, i : i + 1], cache) for i in range(12)], dim=1)
-    torch.testing.assert_close(one_by_one, prior(tokens), atol=1e-10, rtol=0)
-
-
-def test_no_code_sees_a_later_one(prior):
-    tokens = torch.cat([prior.class_tokens(torch.tensor([1])), torch.randint(K, (1, 11))], dim=1)
-    changed = tokens.clone()
-    changed[:, 6:] = (changed[:, 6:] + 1) % K
-    first, second = prior(tokens), prior(changed)
-    torch.testing.assert_close(first[:, :6], second[:, :6])
-    assert not torch.allclose(first[:, 6:], second[:, 6:])
 
 
 def test_only_codes_are_predicted_and_the_class_matters(prior):
@@ -117,15 +100,6 @@ def test_the_codes_of_a_position_follow_each_other(prior_of_maps):
     assert torch.equal(prior_of_maps.codes(sequence), codes)
 
 
-def test_a_cache_changes_no_logits_of_maps(prior_of_maps):
-    prior_of_maps.double()
-    sequence = torch.randint(K, (2, 11))
-    tokens = torch.cat([prior_of_maps.class_tokens(torch.tensor([0, 3])), prior_of_maps.code_tokens(sequence)], dim=1)
-    cache = DynamicCache()
-    one_by_one = torch.cat([prior_of_maps(tokens[:, i : i + 1], cache) for i in range(12)], dim=1)
-    torch.testing.assert_close(one_by_one, prior_of_maps(tokens), atol=1e-10, rtol=0)
-
-
 def test_the_same_code_of_another_map_is_another_token(prior_of_maps):
     tokens = prior_of_maps.code_tokens(torch.tensor([[3, 3, 3]]), first=1)
     assert tokens.tolist() == [[3 + K, 3, 3 + K]]
@@ -141,3 +115,52 @@ def test_sampled_maps_follow_the_model(prior_of_maps):
     sequence = prior_of_maps.sequence(codes)
     tokens = torch.cat([prior_of_maps.class_tokens(labels), prior_of_maps.code_tokens(sequence)], dim=1)
     assert torch.equal(prior_of_maps(tokens)[:, :-1].argmax(-1), sequence)
+
+
+# Token dropout
+
+
+@pytest.fixture
+def seen_by(monkeypatch):
+    """A prior -> the list of tokens that it is called with."""
+
+    def watch(prior):
+        calls, forward = [], prior.forward
+        monkeypatch.setattr(prior, "forward", lambda tokens: calls.append(tokens) or forward(tokens))
+        return calls
+
+    return watch
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
+def test_token_dropout_replaces_a_share_of_what_is_given_and_nothing_that_is_predicted(prior_of_maps, seen_by, share):
+    calls = seen_by(prior_of_maps)
+    codes, labels = torch.randint(K, (400, 2, 2, 3)), torch.randint(N, (400,))
+    torch.manual_seed(0)
+    loss = code_loss(prior_of_maps, codes, labels, 0.0, share)
+    sequence = prior_of_maps.sequence(codes)
+    (tokens,) = calls
+    assert torch.equal(tokens[:, :1], prior_of_maps.class_tokens(labels))
+    replaced = tokens[:, 1:] != prior_of_maps.code_tokens(sequence[:, :-1])
+    assert replaced.float().mean().item() == pytest.approx(share * (1 - 1 / K), abs=0.03)
+    assert torch.equal(tokens[:, 1:] // K, torch.arange(11).expand(400, -1) % 2)  # of its own map
+    likelihood = prior_of_maps(tokens).log_softmax(-1).gather(2, sequence[:, :, None])
+    torch.testing.assert_close(loss, -likelihood.mean())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_two_processes_drop_the_tokens_and_labels_that_one_drops(prior, monkeypatch, share):
+    codes, labels = torch.randint(K, (8, 3, 4)), torch.randint(N, (8,))
+    prior.double()
+
+    def loss(part):
+        torch.manual_seed(3)
+        return code_loss(prior, codes[part], labels[part], 0.5, share)
+
+    whole = loss(slice(None))
+    halves = []
+    for rank in range(2):
+        monkeypatch.setattr(noise, "world_size", lambda: 2)
+        monkeypatch.setattr(noise, "rank", lambda rank=rank: rank)
+        halves.append(loss(slice(4 * rank, 4 * rank + 4)))
+    torch.testing.assert_close(sum(halves) / 2, whole)

@@ -8,7 +8,9 @@ DRAWS = {
     "normal": lambda rows: randn_rows(rows, 3, 2),
     "normal, one": randn_rows,
     "uniform": rand_rows,
+    "uniform, more": lambda rows: rand_rows(rows, 5),
     "integers": lambda rows: randint_rows(rows, 7),
+    "integers, more": lambda rows: randint_rows(rows, 7, 5),
 }
 
 

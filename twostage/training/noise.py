@@ -21,17 +21,17 @@ def randn_rows(rows: Tensor, *shape: int) -> Tensor:
     return _draw(torch.randn, rows, shape)
 
 
-def rand_rows(rows: Tensor) -> Tensor:
-    """A number in 0..1, 1 left out, for every row of x [b, ...]: [b], on its device."""
-    return _draw(torch.rand, rows)
+def rand_rows(rows: Tensor, *shape: int) -> Tensor:
+    """Numbers in 0..1, 1 left out, for every row of x [b, ...]: [b, *shape], on its device."""
+    return _draw(torch.rand, rows, shape)
 
 
-def randint_rows(rows: Tensor, high: int) -> Tensor:
-    """An integer in 0..high - 1 for every row of x [b, ...]: int64 [b], on its device."""
-    return _draw(partial(torch.randint, high), rows)
+def randint_rows(rows: Tensor, high: int, *shape: int) -> Tensor:
+    """Integers in 0..high - 1 for every row of x [b, ...]: int64 [b, *shape], on its device."""
+    return _draw(partial(torch.randint, high), rows, shape)
 
 
-def _draw(draw: Callable[..., Tensor], rows: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+def _draw(draw: Callable[..., Tensor], rows: Tensor, shape: tuple[int, ...]) -> Tensor:
     generator = torch.Generator(rows.device).manual_seed(shared_seed(rows.device))
     whole = draw((world_size() * len(rows), *shape), generator=generator, device=rows.device)
     return whole[rank() * len(rows) :][: len(rows)]
