@@ -198,7 +198,7 @@ class Training:
 def frozen(model: Model, tokenizer: VQTokenizer, folder: Path) -> FrozenCodes:
     """Codes of shapes and of their mirror images."""
     data = {"name": "shapes", "image_size": model.image_size, "count": model.images}
-    encode(tokenizer, data, folder, flips=True, batch_size=model.batch)
+    encode(tokenizer, data, folder, views="flips", batch_size=model.batch)
     return FrozenCodes(folder, fingerprint(tokenizer))
 
 

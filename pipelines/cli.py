@@ -118,7 +118,9 @@ def encode(
     data: Data = None,
     split: Split = "train",
     latents: Annotated[bool, typer.Option("--latents", help="also keep the encoder's output, as float16")] = False,
-    flips: Annotated[bool, typer.Option("--flips", help="also freeze every image's mirror image")] = False,
+    views: Annotated[
+        str, typer.Option("--views", help="of each image: none (but itself), flips, or ten-crop")
+    ] = "none",
 ) -> None:
     """Freeze a data set's codes: one pass of a tokenizer, to disk."""
     from pipelines.runs import check_output, data_of, load_tokenizer, with_root
@@ -127,7 +129,7 @@ def encode(
     source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
     from stage1_tokenizer.encode import encode as encode_dataset
 
-    manifest = encode_dataset(loaded, source, output, split=split, latents=latents, flips=flips)  # type: ignore[arg-type]
+    manifest = encode_dataset(loaded, source, output, split=split, latents=latents, views=views)  # type: ignore[arg-type]
     typer.echo(f"done: {manifest.count} images in {output}")
 
 

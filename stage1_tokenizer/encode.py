@@ -1,18 +1,19 @@
 """`twostage encode`: one pass of a trained tokenizer over a data set, to frozen codes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from stage1_tokenizer.tokenizer import VQTokenizer
+from stage1_tokenizer.views import VIEWS, Views
 from twostage.data import DATASETS
 from twostage.data.codes import CodesManifest, EncodedBatch, write_codes
 from twostage.data.images import ImageDataset, Split
 from twostage.data.loader import ordered_batches
+from twostage.errors import refuse
 from twostage.models import fingerprint
 
 
@@ -23,7 +24,7 @@ def encode(
     *,
     split: Split = "train",
     latents: bool = False,
-    flips: bool = False,
+    views: str = "none",
     batch_size: int = 256,
 ) -> CodesManifest:
     """Write the codes of a data set's split into `folder`.
@@ -31,12 +32,18 @@ def encode(
     Args:
         data: the data set, `{name: ..., option: value}` of `DATASETS`.
         latents: also keep the encoder's output before quantisation, for `latents: continuous`.
-        flips: also freeze every image's mirror image, as a second view that training takes half of the time.
+        views: of `VIEWS`: what else of an image is frozen, of which training takes one at random each time.
+
+    Raises:
+        TwoStageError: views of another name.
     """
-    dataset = DATASETS.build(data, split=split)
+    if views not in VIEWS:
+        raise refuse("views", views, ", ".join(VIEWS))
+    image_size = VIEWS[views].source_size(tokenizer.config["image_size"])
+    dataset = DATASETS.build({**data, "image_size": image_size}, split=split)
     return write_codes(
         folder,
-        _encoded(tokenizer.eval(), dataset, batch_size, latents, VIEWS_WITH_FLIPS if flips else VIEWS),
+        _encoded(tokenizer.eval(), dataset, batch_size, latents, VIEWS[views]),
         tokenizer=fingerprint(tokenizer),
         data=data,
         split=split,
@@ -45,20 +52,13 @@ def encode(
     )
 
 
-View = Callable[[Tensor], Tensor]
-"""Images [b, c, H, W] -> what else may stand for them, of the same shape."""
-
-VIEWS: tuple[View, ...] = (lambda images: images,)
-VIEWS_WITH_FLIPS: tuple[View, ...] = (*VIEWS, lambda images: images.flip(-1))
-
-
 @torch.no_grad()
 def _encoded(
-    tokenizer: VQTokenizer, dataset: ImageDataset, batch_size: int, latents: bool, views: Sequence[View]
+    tokenizer: VQTokenizer, dataset: ImageDataset, batch_size: int, latents: bool, views: Views
 ) -> Iterator[EncodedBatch]:
     for batch in tqdm(ordered_batches(dataset, batch_size), desc="encoding", unit="batch", dynamic_ncols=True):
         images = batch["images"].to(tokenizer.device)
-        zs = [tokenizer.encode_latents(view(images)) for view in views]
+        zs = [tokenizer.encode_latents(view) for view in views.of(images, tokenizer.config["image_size"])]
         yield EncodedBatch(
             codes=torch.stack([tokenizer.quantize(z).codes for z in zs], dim=1),
             labels=batch["class_label"],
