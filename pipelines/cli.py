@@ -50,6 +50,7 @@ Run = Annotated[Path | None, typer.Option("--output", help="run folder; default 
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.steps=100; may be repeated")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check the config, print it resolved, and stop")]
 Data = Annotated[str | None, typer.Option("--data", help="folder of the data, in place of the config's data.root")]
+From = Annotated[str | None, typer.Option("--from", help="run folder or saved model whose weights are the start")]
 Split = Annotated[str, typer.Option("--split", help="train or test", callback=_known_split)]
 ReferenceSplit = Annotated[
     str, typer.Option("--split", help="split of the reference images: train or test", callback=_known_split)
@@ -72,32 +73,38 @@ def quickstart(
 
 @train_app.command("tokenizer")
 def train_tokenizer(
-    config: Config, output: Run = None, set_: Set = None, data: Data = None, dry_run: DryRun = False
+    config: Config, output: Run = None, set_: Set = None, data: Data = None, start: From = None, dry_run: DryRun = False
 ) -> None:
     """Stage one: an image tokenizer."""
     from pipelines import train
     from stage1_tokenizer.config import TokenizerConfig
 
-    checked = train.read_config(TokenizerConfig, config, set_ or [], data)
+    checked = train.read_config(TokenizerConfig, config, set_ or [], data, start)
     _train(train.train_tokenizer, checked, config, output, dry_run)
 
 
 @train_app.command("ldm")
-def train_ldm(config: Config, output: Run = None, set_: Set = None, dry_run: DryRun = False) -> None:
+def train_ldm(
+    config: Config, output: Run = None, set_: Set = None, start: From = None, dry_run: DryRun = False
+) -> None:
     """Stage two: latent diffusion over frozen codes."""
     from pipelines import train
     from stage2_ldm.config import LDMConfig
 
-    _train(train.train_ldm, train.read_config(LDMConfig, config, set_ or []), config, output, dry_run)
+    checked = train.read_config(LDMConfig, config, set_ or [], start=start)
+    _train(train.train_ldm, checked, config, output, dry_run)
 
 
 @train_app.command("transformer")
-def train_transformer(config: Config, output: Run = None, set_: Set = None, dry_run: DryRun = False) -> None:
+def train_transformer(
+    config: Config, output: Run = None, set_: Set = None, start: From = None, dry_run: DryRun = False
+) -> None:
     """Stage two: an autoregressive transformer over frozen codes."""
     from pipelines import train
     from stage2_transformer.config import TransformerConfig
 
-    _train(train.train_transformer, train.read_config(TransformerConfig, config, set_ or []), config, output, dry_run)
+    checked = train.read_config(TransformerConfig, config, set_ or [], start=start)
+    _train(train.train_transformer, checked, config, output, dry_run)
 
 
 def _train(command: Any, checked: Any, config: Path, output: Path | None, dry_run: bool) -> None:

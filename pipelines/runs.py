@@ -1,6 +1,8 @@
 """Run folders and what is in them: a tokenizer, a pipeline, the data they were made from."""
 
 import os
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,19 +32,44 @@ def check_output_file(path: Path) -> None:
     check_output(path.parent)
 
 
-def tokenizer_folder(path: Path) -> Path:
-    """The saved tokenizer in a tokenizer's run folder, in a pipeline's folder, or `path` itself."""
-    for folder in (path / "tokenizer", path / "pipeline" / "tokenizer", path):
-        if (folder / "config.json").is_file():
+MODELS: Mapping[str, tuple[str, str]] = {
+    "tokenizer": ("stage1_tokenizer", "VQTokenizer"),
+    "denoiser": ("stage2_ldm", "LatentDenoiser"),
+    "prior": ("stage2_transformer", "TransformerPrior"),
+}
+"""What the parts of a pipeline are called, and the package and class of each."""
+
+
+def model_folder(path: Path, part: str) -> Path:
+    """The saved model of the kind of `part` in a run folder, in a pipeline's folder, or `path` itself."""
+    for folder in (path / part, path / "pipeline" / part, path):
+        config = folder / "config.json"
+        if config.is_file() and read_json(config).get("_class_name") == MODELS[part][1]:
             return folder
-    raise TwoStageError(f"{path}: holds no tokenizer (no tokenizer/config.json); train one first")
+    why = f"no {part}/config.json" if path.is_dir() else "there is no such folder"
+    raise TwoStageError(f"{path}: holds no {part} ({why}); train one first")
+
+
+def load_model(path: str | Path, part: str) -> Any:
+    """The model of the kind of `part` of a run folder, a pipeline folder, or a folder of its own, in eval mode."""
+    package, name = MODELS[part]
+    folder = model_folder(Path(path), part)
+    return getattr(import_module(package), name).from_pretrained(folder).eval()
 
 
 def load_tokenizer(path: str | Path) -> "VQTokenizer":
     """The tokenizer of a run folder, a pipeline folder, or a folder of its own, in eval mode, on the GPU if any."""
-    from stage1_tokenizer.tokenizer import VQTokenizer
+    return load_model(path, "tokenizer").to(_device())
 
-    return VQTokenizer.from_pretrained(tokenizer_folder(Path(path))).eval().to(_device())
+
+def load_start(config: Any, run: Path, part: str) -> Any:
+    """The model that a run begins with, from the folder `config.start_from`; None where it begins with none.
+
+    Nor does it with a checkpoint of its own: what it started from may be gone by then.
+    """
+    if config.start_from is None or any((run / "checkpoints").glob("step_*.pt")):
+        return None
+    return load_model(config.start_from, part)
 
 
 def pipeline_folder(path: Path) -> Path:
@@ -50,7 +77,8 @@ def pipeline_folder(path: Path) -> Path:
     for folder in (path / "pipeline", path):
         if (folder / "model_index.json").is_file():
             return folder
-    raise TwoStageError(f"{path}: holds no pipeline (no model_index.json); train a prior first")
+    why = "no model_index.json" if path.is_dir() else "there is no such folder"
+    raise TwoStageError(f"{path}: holds no pipeline ({why}); train a prior first")
 
 
 def load_pipeline(path: str | Path) -> Any:

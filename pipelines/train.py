@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.runs import load_tokenizer
+from pipelines.runs import load_start, load_tokenizer
 from twostage.config import Section, load, override, read_yaml, to_yaml
 from twostage.data import DATASETS
 from twostage.data.codes import read_manifest
@@ -23,11 +23,18 @@ def find_config(path: Path) -> Path:
     return installed if installed.is_file() and not path.exists() else path
 
 
-def read_config(schema: type[Section], path: Path, assignments: Sequence[str], data: str | None = None) -> Any:
+def read_config(
+    schema: type[Section],
+    path: Path,
+    assignments: Sequence[str],
+    data: str | None = None,
+    start: str | None = None,
+) -> Any:
     """The config file with the command line's overrides, checked."""
     values = override(read_yaml(find_config(path)), assignments)
-    if data is not None:
-        values = override(values, [f"data.root={json.dumps(data)}"])  # quoted: a path is text, whatever it looks like
+    for key, place in (("data.root", data), ("start_from", start)):
+        if place is not None:
+            values = override(values, [f"{key}={json.dumps(place)}"])  # quoted: a path is text, whatever it looks like
     return load(schema, values, path)
 
 
@@ -40,7 +47,8 @@ def train_tokenizer(config: Any, run: Path) -> Any:
     """Train stage one in `run`; returns the tokenizer, also saved in `run/tokenizer`."""
     from stage1_tokenizer.train import train
 
-    return train(config, DATASETS.build(config.data, split="train"), run)
+    start = load_start(config, run, "tokenizer")
+    return train(config, DATASETS.build(config.data, split="train"), run, start)
 
 
 def train_ldm(config: Any, run: Path, pipeline_folder: Path | None = None) -> Any:
@@ -50,7 +58,7 @@ def train_ldm(config: Any, run: Path, pipeline_folder: Path | None = None) -> An
     from stage2_ldm.train import train
 
     tokenizer = load_tokenizer(config.tokenizer)
-    denoiser = train(config, tokenizer, run)
+    denoiser = train(config, tokenizer, run, load_start(config, run, "denoiser"))
     scheduler = OBJECTIVES.build(config.objective).scheduler()
     pipeline = LatentDiffusionPipeline(tokenizer.cpu(), denoiser.cpu(), scheduler, id2label=_names(config))
     return _finish(pipeline, run, pipeline_folder)
@@ -62,7 +70,7 @@ def train_transformer(config: Any, run: Path, pipeline_folder: Path | None = Non
     from stage2_transformer.train import train
 
     tokenizer = load_tokenizer(config.tokenizer)
-    prior = train(config, tokenizer, run)
+    prior = train(config, tokenizer, run, load_start(config, run, "prior"))
     pipeline = AutoregressivePipeline(tokenizer.cpu(), prior.cpu(), id2label=_names(config))
     return _finish(pipeline, run, pipeline_folder)
 

@@ -100,7 +100,11 @@ class LossConfig(Section):
 
 
 class TokenizerConfig(Section):
-    """`twostage train tokenizer`: what the images are, what the model is, how it is trained."""
+    """`twostage train tokenizer`: what the images are, what the model is, how it is trained.
+
+    Attributes:
+        start_from: a tokenizer's run folder, or a saved tokenizer of this kind, whose weights are the start.
+    """
 
     PLACES: ClassVar[tuple[str, ...]] = ("data.root",)
     """Where things lie is not part of what a run is: it may change between two commands of one run."""
@@ -109,6 +113,7 @@ class TokenizerConfig(Section):
     autoencoder: component(AUTOENCODERS)  # type: ignore[valid-type]
     quantizer: component(QUANTIZERS)  # type: ignore[valid-type]
     warm_start: WarmStart | None = None
+    start_from: str | None = None
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig
     training: TrainingConfig
@@ -119,6 +124,8 @@ class TokenizerConfig(Section):
         factor = AUTOENCODERS[self.autoencoder["name"]].downsampling_of(self.autoencoder)
         if size % factor:
             raise refuse("data.image_size", size, f"a multiple of the autoencoder's downsampling factor {factor}")
+        if self.warm_start is not None and self.start_from is not None:
+            raise refuse("warm_start", self.warm_start.model_dump(), "null with start_from, which brings a codebook")
         if self.warm_start is not None and self.warm_start.steps >= self.training.steps:
             raise refuse(
                 "warm_start.steps", self.warm_start.steps, f"fewer than training.steps ({self.training.steps})"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.adversarial import Adversary, last_layer
 from stage1_tokenizer.config import LossConfig, TokenizerConfig, WarmStart
+from stage1_tokenizer.finetune import inherit_discriminator, inherit_tokenizer
 from stage1_tokenizer.health import CodebookHealth, advice
 from stage1_tokenizer.losses import Likeness, data_variance
 from stage1_tokenizer.quantizers.base import QuantizerOutput
@@ -104,11 +105,20 @@ class TokenizerTask(Task):
         )
 
 
-def train(config: TokenizerConfig, dataset: ImageDataset, run: Path) -> VQTokenizer:
-    """Train, or go on training, the tokenizer of `config` in the folder `run`; returns it, also saved there."""
+def train(config: TokenizerConfig, dataset: ImageDataset, run: Path, start: VQTokenizer | None = None) -> VQTokenizer:
+    """Train, or go on training, the tokenizer of `config` in the folder `run`; returns it, also saved there.
+
+    Args:
+        start: the tokenizer at `config.start_from`, needed only as long as the run has no checkpoint.
+
+    Raises:
+        TwoStageError: the run cannot start from `start`, or the folder holds another run.
+    """
     torch.manual_seed(config.training.seed)
     accelerator = make_accelerator(config.training)
     model = VQTokenizer(**config.model_options(dataset.channels))
+    if start is not None:
+        inherit_tokenizer(model, start, str(config.start_from))
     task = TokenizerTask(
         model,
         variance=data_variance(dataset),
@@ -117,6 +127,8 @@ def train(config: TokenizerConfig, dataset: ImageDataset, run: Path) -> VQTokeni
         seed=config.training.seed,
         loss=config.loss,
     )
+    if start is not None and task.adversary is not None:
+        inherit_discriminator(task.adversary, Path(str(config.start_from)))
     claim_run(run, config, TokenizerConfig.PLACES.__contains__)
     pictures = Pictures(dataset, run)
     refresh = partial(pictures.refresh, model)

@@ -17,6 +17,7 @@ class LDMConfig(Section):
         tokenizer: the run folder of the tokenizer that wrote them.
         conditional: whether the class is given to the network.
         label_dropout: how often a label is replaced by "no class" in training, which guidance needs.
+        start_from: a prior's run folder or a saved pipeline, whose denoiser is the start.
         latents: what is diffused: vectors looked up from codes, or the encoder's output (kept by `encode --latents`).
     """
 
@@ -25,6 +26,7 @@ class LDMConfig(Section):
 
     codes: str
     tokenizer: str
+    start_from: str | None = None
     conditional: bool = True
     latents: Literal["quantized", "continuous"] = "quantized"
     denoiser: component(BACKBONES)  # type: ignore[valid-type]

@@ -1,13 +1,15 @@
 """`twostage train ldm`: the denoising loss over frozen codes, and the pipeline's parts that the run leaves behind."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from warnings import warn
 
 import torch
 from torch import Tensor
 
 from stage1_tokenizer.tokenizer import VQTokenizer
+from stage2_ldm.backbones import BACKBONES
 from stage2_ldm.config import LDMConfig
 from stage2_ldm.denoiser import LatentDenoiser
 from stage2_ldm.objectives import OBJECTIVES
@@ -16,6 +18,8 @@ from stage2_ldm.objectives.flow import Flow
 from twostage.config import claim_run
 from twostage.data.codes import FrozenCodes, all_views, one_view
 from twostage.errors import refuse
+from twostage.files import read_json, write_json
+from twostage.finetune import check_alike, inherit
 from twostage.models import fingerprint
 from twostage.training.loop import fit, make_accelerator
 from twostage.training.noise import rand_rows
@@ -24,6 +28,8 @@ from twostage.training.task import StepOutput, Task
 STATISTICS = 10_000
 """Images over which the latents' mean and standard deviation are measured (all, if there are fewer)."""
 
+STATISTICS_FILE = "latents.json"
+"""Where a run keeps them: what it started from may have changed by the time it goes on."""
 
 LatentSource = Callable[[dict[str, Tensor]], Tensor]
 """A batch of frozen codes -> latents [b, d, h, w], not normalised."""
@@ -58,11 +64,15 @@ class LDMTask(Task):
         return StepOutput(loss=self.objective.loss(self.model, clean, labels), metrics={})
 
 
-def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoiser:
+def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path, start: LatentDenoiser | None = None) -> LatentDenoiser:
     """Train, or go on training, the denoiser of `config` in the folder `run`; returns its moving average.
 
+    Args:
+        start: the denoiser at `config.start_from`, needed only as long as the run has no checkpoint.
+
     Raises:
-        TwoStageError: the codes are another tokenizer's, or broken, or hold no continuous latents though asked for.
+        TwoStageError: the codes are another tokenizer's, or broken, or hold no continuous latents though asked for;
+            or the run cannot start from `start`.
     """
     torch.manual_seed(config.training.seed)
     accelerator = make_accelerator(config.training)
@@ -70,7 +80,10 @@ def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoise
     tokenizer.to(accelerator.device).eval().requires_grad_(False)
     latents_of = LATENTS[config.latents](codes, tokenizer)
     objective: Diffusion | Flow = OBJECTIVES.build(config.objective)
-    statistics = latent_statistics(codes, latents_of, accelerator.device)
+    statistics = recorded_statistics(run)
+    if statistics is None:
+        statistics = latent_statistics(codes, latents_of, accelerator.device)
+        statistics = statistics if start is None else kept_statistics(start, statistics)
     model = LatentDenoiser(
         backbone_config=config.denoiser,
         latent_size=codes.manifest.shape[-1],
@@ -82,7 +95,11 @@ def train(config: LDMConfig, tokenizer: VQTokenizer, run: Path) -> LatentDenoise
         latent_std=statistics.std,
         knows_no_class=config.label_dropout > 0,
     )
+    if start is not None:
+        check_alike(_anatomy(model), _anatomy(start), str(config.start_from))
+        inherit(model, start)
     claim_run(run, config, LDMConfig.PLACES.__contains__)
+    write_json(run / STATISTICS_FILE, asdict(statistics))
     task = LDMTask(model, objective, latents_of, config.label_dropout)
     denoiser = fit(task, codes, config.training, config.optimizer, run, accelerator)
     assert isinstance(denoiser, LatentDenoiser)
@@ -133,3 +150,39 @@ def latent_statistics(codes: FrozenCodes, latents_of: LatentSource, device: torc
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
     return LatentStatistics(mean.tolist(), std.tolist())
+
+
+def recorded_statistics(run: Path) -> LatentStatistics | None:
+    """Those of a run that has begun."""
+    path = run / STATISTICS_FILE
+    return LatentStatistics(**read_json(path)) if path.exists() else None
+
+
+def kept_statistics(start: LatentDenoiser, measured: LatentStatistics) -> LatentStatistics:
+    """Those that a denoiser was trained with, which stay; a warning where the latents now measured are far from them.
+
+    Kept, a code has the same place in the space of the network as before. Measured anew, every code would move.
+    """
+    kept = LatentStatistics(start.config["latent_mean"], start.config["latent_std"])
+    if len(kept.mean) != len(measured.mean):
+        return measured  # another tokenizer's, refused by its width
+    (mean, std), (new_mean, new_std) = (torch.tensor([s.mean, s.std]) for s in (kept, measured))
+    square = (((new_mean - mean) / std).square() + (new_std / std).square()).mean().item()
+    if not 1 / FAR < square < FAR:
+        warn(
+            f"these latents have a mean square of {square:.3g} where the denoiser to start from knows 1: "
+            "is their tokenizer a relative of the one it was trained on?",
+            stacklevel=2,
+        )
+    return kept
+
+
+FAR = 4.0
+"""A mean square of the latents, normalised as before, that is so many times too large or too small is announced."""
+
+
+def _anatomy(model: LatentDenoiser) -> dict[str, object]:
+    """What must be the same to go on; an option that is new since it was saved has its default."""
+    shared = ("latent_size", "latent_dim", "prediction_type")
+    backbone = BACKBONES.resolve(model.config["backbone_config"], "denoiser")
+    return {**{key: model.config[key] for key in shared}, "denoiser": backbone}

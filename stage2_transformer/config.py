@@ -14,6 +14,7 @@ class TransformerConfig(Section):
         tokenizer: the run folder of the tokenizer that wrote them.
         conditional: whether sequences begin with their class.
         label_dropout: how often a label is replaced by "no class" in training.
+        start_from: a prior's run folder or a saved pipeline, whose transformer is the start.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("codes", "tokenizer")
@@ -21,6 +22,7 @@ class TransformerConfig(Section):
 
     codes: str
     tokenizer: str
+    start_from: str | None = None
     conditional: bool = True
     label_dropout: Fraction = 0.1
     prior: component(BACKBONES)  # type: ignore[valid-type]

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from stage1_tokenizer.tokenizer import VQTokenizer
+from stage2_transformer.backbones import BACKBONES
 from stage2_transformer.config import TransformerConfig
 from stage2_transformer.prior import TransformerPrior, code_loss
 from twostage.config import claim_run
 from twostage.data.codes import FrozenCodes, one_view
+from twostage.finetune import check_alike, inherit
 from twostage.models import fingerprint
 from twostage.training.loop import fit, make_accelerator
 from twostage.training.task import StepOutput, Task
@@ -30,11 +32,16 @@ class TransformerTask(Task):
         return StepOutput(loss=loss, metrics={})
 
 
-def train(config: TransformerConfig, tokenizer: VQTokenizer, run: Path) -> TransformerPrior:
+def train(
+    config: TransformerConfig, tokenizer: VQTokenizer, run: Path, start: TransformerPrior | None = None
+) -> TransformerPrior:
     """Train, or go on training, the prior of `config` in the folder `run`; returns it, or its moving average.
 
+    Args:
+        start: the prior at `config.start_from`, needed only as long as the run has no checkpoint.
+
     Raises:
-        TwoStageError: the codes are another tokenizer's, or broken.
+        TwoStageError: the codes are another tokenizer's, or broken, or the run cannot start from `start`.
     """
     torch.manual_seed(config.training.seed)
     accelerator = make_accelerator(config.training)
@@ -45,8 +52,17 @@ def train(config: TransformerConfig, tokenizer: VQTokenizer, run: Path) -> Trans
         code_shape=codes.manifest.shape,
         num_classes=codes.manifest.num_classes(conditional=config.conditional),
     )
+    if start is not None:
+        check_alike(_anatomy(model), _anatomy(start), str(config.start_from))
+        inherit(model, start)
     claim_run(run, config, TransformerConfig.PLACES.__contains__)
     task = TransformerTask(model, config.label_dropout)
     prior = fit(task, codes, config.training, config.optimizer, run, accelerator)
     assert isinstance(prior, TransformerPrior)
     return prior
+
+
+def _anatomy(model: TransformerPrior) -> dict[str, object]:
+    """What must be the same to go on; an option that is new since it was saved has its default."""
+    shared = {key: model.config[key] for key in ("codebook_size", "code_shape")}
+    return {**shared, "prior": BACKBONES.resolve(model.config["backbone_config"], "prior")}

@@ -1,6 +1,8 @@
 """Checkpoints: one file per step, written whole or not at all, the newest two kept."""
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +46,38 @@ class Checkpoints:
         path = self.newest()
         if path is None:
             return 0
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if (record := archive.testzip()) is not None:  # torch.load compares no checksums
-                    raise zipfile.BadZipFile(f"wrong checksum of {record}")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with _legible(path):
+            state = _read(path)
             for name, part in parts.items():
                 part.load_state_dict(state[name])
-        except Exception as error:  # readers of broken files raise whatever they stumble over
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise TwoStageError(
-                f"{path}: not a checkpoint of this run ({reason}); remove it to go on from the one before"
-            ) from error
         return state["step"]
+
+    def state_of(self, part: str) -> dict[str, Any]:
+        """The state of one part in the newest checkpoint, on the CPU; empty without a checkpoint.
+
+        Raises:
+            TwoStageError: the file cannot be read.
+        """
+        path = self.newest()
+        if path is None:
+            return {}
+        with _legible(path):
+            return _read(path)[part]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        if (record := archive.testzip()) is not None:  # torch.load compares no checksums
+            raise zipfile.BadZipFile(f"wrong checksum of {record}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _legible(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # readers of broken files raise whatever they stumble over
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise TwoStageError(
+            f"{path}: not a checkpoint of this run ({reason}); remove it to go on from the one before"
+        ) from error
