@@ -242,14 +242,24 @@ def import_compvis(
 
 
 @data_app.command("check")
-def data_check(path: Annotated[Path, typer.Argument(help="a folder of images or of idx files")]) -> None:
-    """What lies there: splits, classes, sizes, corrupt files. Exit status 2 when a file is corrupt."""
-    from twostage.data.check import check_dataset
+def data_check(
+    path: Annotated[Path, typer.Argument(help="a folder, or a file of many images: .zip, .tar, .parquet, .arrow")],
+    output: Annotated[Path | None, typer.Option("--output", help="PNG file for a few images of each split")] = None,
+) -> None:
+    """What lies there: which data set, its splits, classes, sizes, corrupt images (exit status 2 if there are any)."""
+    from pipelines.runs import check_output_file
+    from twostage.data.check import check_dataset, save_examples
 
-    report = check_dataset(path)
-    typer.echo(report.describe())
-    if report.corrupt:
-        raise TwoStageError(f"{path}: {report.corrupt} corrupt files, named above")
+    if output is not None:
+        check_output_file(output)
+    reports = check_dataset(path)
+    for report in reports:
+        typer.echo(report.describe())
+    if output is not None:
+        save_examples(reports, output)
+        typer.echo(f"done: {output}")
+    if corrupt := sum(report.corrupt for report in reports):
+        raise TwoStageError(f"{path}: {corrupt} corrupt images, named above")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from twostage.data import DATASETS
+from twostage.data.check import check_dataset
 from twostage.data.cifar10 import BATCHES, CLASSES, FOLDER, read_batch
 from twostage.errors import TwoStageError
 
@@ -45,6 +46,13 @@ def test_another_size_is_resized(root):
     example = DATASETS.build({"name": "cifar10", "root": str(root), "image_size": 16}, split="test")[3]
     assert example["images"].shape == (3, 16, 16)
     assert torch.equal(example["images"][1], torch.full((16, 16), 3 / 127.5 - 1))
+
+
+@pytest.mark.parametrize("inner", ["", FOLDER])
+def test_check(root, inner):
+    (report,) = check_dataset(root / inner)
+    assert report.component == {"name": "cifar10", "root": str(root / inner), "image_size": 32}
+    assert report.splits["test"].classes == dict.fromkeys(CLASSES, 2)
 
 
 class Call:

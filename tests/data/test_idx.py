@@ -65,11 +65,23 @@ def test_built_from_a_config(root: Path) -> None:
 
 
 def test_check(root: Path) -> None:
-    report = check_dataset(root)
-    assert (report.kind, list(report.splits), report.corrupt) == ("idx", ["train", "test"], 0)
+    (report,) = check_dataset(root)
+    assert (report.component["name"], list(report.splits), report.corrupt) == ("idx", ["train", "test"], 0)
     assert report.splits["train"].sizes == {(28, 28): 6}
-    assert report.splits["test"].classes == {"0": 1, "5": 1}
+    counts = report.splits["test"].classes
+    assert {name: count for name, count in counts.items() if count} == {"0": 1, "5": 1}
     assert "6 images, channels 1" in report.describe()
+    assert report.describe().endswith(f"data: {{name: idx, root: {root}, image_size: 28}}")
+
+
+def test_check_of_one_split(root: Path) -> None:
+    for path in root.glob("t10k*"):
+        path.unlink()
+    (report,) = check_dataset(root)
+    assert list(report.splits) == ["train"] and "t10k-images-idx3-ubyte" in report.missing["test"]
+    (root / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(TwoStageError, match="t10k-images-idx3-ubyte"):
+        check_dataset(root)
 
 
 def refused(root: Path, *parts: str, **options: object) -> None:

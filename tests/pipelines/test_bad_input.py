@@ -167,30 +167,30 @@ def on_pictures(root, on_corrupt="refuse"):
     return ("--set", f"data={json.dumps(data)}", "--set", "training.batch_size=4")
 
 
-def test_corrupt_pictures_are_named_and_counted(configs, command, output, pictures):
+def test_a_corrupt_picture_is_named_with_what_to_do(configs, command, output, pictures):
     config = configs.config("tokenizer")
     answer = command("train", "tokenizer", config, "--output", output, *on_pictures(pictures))
-    assert_refused(answer, "2 of the train images corrupt", "cat/00.png", "dog/05.png", "on_corrupt: skip")
+    assert_refused(answer, "corrupt (", "data check", "on_corrupt: skip")
+    assert "cat/00.png" in answer.err or "dog/05.png" in answer.err
 
 
-def test_corrupt_pictures_are_left_out_when_asked(configs, command, pictures, tmp_path):
+def test_the_next_picture_stands_in_when_asked(configs, command, pictures, tmp_path):
     config, run, codes = configs.config("tokenizer"), tmp_path / "run", tmp_path / "codes"
     answer = command("train", "tokenizer", config, "--output", run, *on_pictures(pictures, "skip"))
     assert answer.status == 0
     said = [line for line in answer.err.splitlines() if line.startswith("twostage: warning: ")]
-    assert len(said) == 1
-    assert "2 of the train images corrupt" in said[0]
-    assert "left out" in said[0]
+    assert len(said) == 2, "once for each of them"
+    assert all("the next image stands in for it" in line for line in said)
     answer = command("encode", "--tokenizer", run, "--output", codes)
     assert answer.status == 0
-    assert "2 of the train images corrupt" in answer.err
-    assert answer.out == f"done: 10 images in {codes}\n"
+    assert "dog/05.png" in answer.err
+    assert answer.out == f"done: 12 images in {codes}\n"
 
 
 def test_data_check_names_corrupt_files(command, pictures, contents):
     before = contents(pictures)
     answer = command("data", "check", pictures)
-    assert_refused(answer, pictures, "2 corrupt files")
+    assert_refused(answer, pictures, "2 corrupt images")
     assert "train: 10 images" in answer.out
     assert str(pictures / "train" / "dog" / "05.png") in answer.out
     assert contents(pictures) == before
@@ -203,6 +203,14 @@ def test_data_check_of_good_pictures_and_of_nothing(command, pictures, tmp_path)
     answer = command("data", "check", pictures)
     assert (answer.status, answer.err) == (0, "")
     assert "cat (5), dog (5)" in answer.out
+
+
+def test_data_check_draws_a_picture(command, pictures, tmp_path):
+    answer = command("data", "check", pictures, "--output", tmp_path / "grid.png")
+    assert answer.status == 2, "the picture is of the others"
+    assert f"done: {tmp_path / 'grid.png'}" in answer.out
+    assert Image.open(tmp_path / "grid.png").width > 100
+    assert_refused(command("data", "check", pictures, "--output", pictures), "a file, not a folder")
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["missing", "empty"])

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from twostage.config import Count
-from twostage.data.images import ArrayImages, LabelledArrays, Split, resize
+from twostage.data.images import ArrayImages, LabelledArrays, MissingSplit, Split, resize
 from twostage.errors import TwoStageError
 
 PREFIXES: dict[Split, str] = {"train": "train", "test": "t10k"}
+CONTENTS = ("images-idx3", "labels-idx1")
 UBYTE = 8
 """The third byte of an idx file: its elements are unsigned bytes."""
 
@@ -57,12 +58,11 @@ def read_split(root: str | Path, split: Split) -> LabelledArrays:
     if not Path(root).is_dir():
         raise TwoStageError(f"{root}: no such folder; allowed: a folder with idx files")
     paths: list[Path] = []
-    for content in ("images-idx3", "labels-idx1"):
+    for content in CONTENTS:
         path = find_idx(root, split, content)
         if path is None:
-            raise TwoStageError(
-                f"{root}: has no {PREFIXES[split]}-{content}-ubyte or {PREFIXES[split]}-{content}-ubyte.gz"
-            )
+            missing = MissingSplit if not any(find_idx(root, split, other) for other in CONTENTS) else TwoStageError
+            raise missing(f"{root}: has no {PREFIXES[split]}-{content}-ubyte or {PREFIXES[split]}-{content}-ubyte.gz")
         paths.append(path)
     images, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
     if len(images) != len(labels):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from twostage.errors import refuse
+from twostage.errors import TwoStageError, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Order(Sampler[list[int]]):
 def training_batches(dataset: Dataset[Any], order: Order, workers: int) -> Iterator[dict[str, torch.Tensor]]:
     """The examples of `order`, stacked into dicts of tensors."""
     return iter(
-        DataLoader(
+        _Loader(
             dataset,
             batch_sampler=order,
             num_workers=workers,
@@ -85,7 +85,17 @@ def training_batches(dataset: Dataset[Any], order: Order, workers: int) -> Itera
 
 def ordered_batches(dataset: Dataset[Any], batch_size: int, workers: int = 0) -> DataLoader[dict[str, torch.Tensor]]:
     """Every example once, in the data set's own order; the last batch may be smaller."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+    return _Loader(dataset, batch_size=batch_size, num_workers=workers)
+
+
+class _Loader(DataLoader[dict[str, torch.Tensor]]):
+    """A user's mistake met in a worker (a corrupt image) is said as it would be without one, not with its traceback."""
+
+    def __iter__(self) -> Any:
+        try:
+            yield from super().__iter__()
+        except TwoStageError as error:
+            raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from None
 
 
 def mix(*numbers: int) -> int:
