@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from pipelines.arguments import Data, Split
+from pipelines.evaluate_commands import app as evaluate_app
 from pipelines.options import sampling_options
-from twostage.errors import TwoStageError, refuse
+from twostage.errors import TwoStageError
 
 
 class Commands(TyperGroup):
@@ -21,14 +23,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _say("interrupted; the same command resumes a training at its last checkpoint, and does anything else anew")
+            _say("interrupted; the same command resumes a training or an evaluation, and does anything else anew")
             raise typer.Exit(130) from None
-
-
-def _known_split(split: str) -> str:
-    if split not in ("train", "test"):
-        raise refuse("--split", split, "train or test")
-    return split
 
 
 app = typer.Typer(
@@ -39,7 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train_app = typer.Typer(help="Train a stage; the same command again goes on where it stopped.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="Measure a tokenizer's reconstructions or a pipeline's samples.", no_args_is_help=True)
 data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
@@ -49,15 +44,7 @@ Config = Annotated[Path, typer.Argument(help="a YAML config, e.g. configs/fashio
 Run = Annotated[Path | None, typer.Option("--output", help="run folder; default runs/<folder>/<name of the config>")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.steps=100; may be repeated")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check the config, print it resolved, and stop")]
-Data = Annotated[str | None, typer.Option("--data", help="folder of the data, in place of the config's data.root")]
 From = Annotated[str | None, typer.Option("--from", help="run folder or saved model whose weights are the start")]
-Split = Annotated[str, typer.Option("--split", help="train or test", callback=_known_split)]
-ReferenceSplit = Annotated[
-    str, typer.Option("--split", help="split of the reference images: train or test", callback=_known_split)
-]
-Network = Annotated[
-    str | None, typer.Option("--network", help="FILE.py:FACTORY of a feature network, in place of Inception")
-]
 
 
 @app.command()
@@ -163,69 +150,6 @@ def sample(
     labels = [int(label) if re.fullmatch(r"-?\d+", label) else label for label in class_label or []]
     sample_to_folder(loaded, output, labels, num_images, seed, **options)
     typer.echo(f"done: {output}")
-
-
-@evaluate_app.command("reconstruction")
-def evaluate_reconstruction(
-    tokenizer: Annotated[Path, typer.Argument(help="run folder of a tokenizer")],
-    output: Annotated[Path | None, typer.Option("--output", help="JSON file; default metrics.json in the run")] = None,
-    data: Data = None,
-    split: Split = "test",
-    network: Network = None,
-    protocol: Annotated[
-        str, typer.Option("--protocol", help="default, or cvq: JPEG pairs as in the paper")
-    ] = "default",
-) -> None:
-    """L1, PSNR, SSIM, LPIPS, rFID, usage and perplexity."""
-    from pipelines.runs import check_output_file, data_of, load_tokenizer, with_root
-
-    output = output or tokenizer / "metrics.json"
-    check_output_file(output)
-    source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
-    from pipelines.evaluate import evaluate_reconstruction as evaluate
-    from twostage.data import DATASETS
-    from twostage.metrics.features import load_network
-
-    dataset = DATASETS.build(source, split=split)
-    rows = evaluate(loaded, dataset, load_network(network, loaded.device), protocol=protocol)
-    _report({"split": split, **rows}, output)
-
-
-@evaluate_app.command("generation")
-@sampling_options
-def evaluate_generation(
-    pipeline: Annotated[Path, typer.Argument(help="run folder of a prior, or a saved pipeline")],
-    num_images: Annotated[int, typer.Option("--num-images")] = 10_000,
-    output: Annotated[Path | None, typer.Option("--output", help="JSON file; default metrics.json in the run")] = None,
-    data: Data = None,
-    split: ReferenceSplit = "test",
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    network: Network = None,
-    *,
-    options: dict[str, Any],
-) -> None:
-    """FID, KID, IS, precision and recall of samples against real images."""
-    from pipelines.runs import check_output_file, data_of, load_pipeline, with_root
-
-    output = output or pipeline / "metrics.json"
-    check_output_file(output)
-    source, loaded = with_root(data_of(pipeline), data), load_pipeline(pipeline)
-    from pipelines.evaluate import evaluate_generation as evaluate
-    from twostage.data import DATASETS
-    from twostage.metrics.features import load_network
-
-    dataset = DATASETS.build(source, split=split)
-    rows = evaluate(loaded, dataset, load_network(network, loaded.device), num_images=num_images, seed=seed, **options)
-    _report({"reference_split": split, **rows}, output)
-
-
-def _report(rows: dict[str, Any], path: Path) -> None:
-    from twostage.files import write_json
-
-    write_json(path, rows)
-    for name, value in rows.items():
-        typer.echo(f"{name:>18}  {value:.4f}" if isinstance(value, float) else f"{name:>18}  {value}")
-    typer.echo(f"done: {path}")
 
 
 @app.command("import-compvis")

@@ -1,22 +1,46 @@
-"""`twostage evaluate`: how well a tokenizer reconstructs, how well a pipeline generates."""
+"""`twostage evaluate reconstruction`: how well a tokenizer gives images back, and how much of its codebook it uses."""
 
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pipelines.sample import sample_images
+from pipelines.processes import gather
 from stage1_tokenizer.tokenizer import VQTokenizer
 from twostage.data.images import ImageDataset, to_uint8
-from twostage.data.loader import ordered_batches
 from twostage.errors import refuse
 from twostage.metrics.codebook import CodebookMetrics
-from twostage.metrics.features import FeatureNetwork
-from twostage.metrics.generation import NEIGHBOURS, Rows, feature_distance, generation_metrics
-from twostage.metrics.protocols import PROTOCOLS
+from twostage.metrics.features import STANDARD_ROWS, FeatureNetwork
+from twostage.metrics.gaussian import fit_gaussian, frechet_distance
+from twostage.metrics.parts import pixel_digest
+from twostage.metrics.protocols import PROTOCOLS, Protocol
 from twostage.metrics.reconstruction import ReconstructionMetrics, lpips_distance
 from twostage.metrics.weights import Missing
+from twostage.training.distributed import rank, world_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One batch.
+
+    Attributes:
+        sums: of each measure, float64 [m].
+        images: how many.
+        counts: of codes, int64 [K].
+        features: of the images and of their reconstructions, float32 [n, d]; None without a network.
+        pixels: SHA-256 of the images.
+    """
+
+    sums: Tensor
+    images: int
+    counts: Tensor
+    features: tuple[Tensor, Tensor] | None
+    pixels: str
 
 
 @torch.no_grad()
@@ -27,14 +51,18 @@ def evaluate_reconstruction(
     *,
     protocol: str = "default",
     batch_size: int = 256,
-) -> Rows:
+) -> dict[str, Any]:
     """L1, PSNR, SSIM, LPIPS, the distance of features, usage and perplexity over a data set.
 
     L1, PSNR and SSIM are means over images, of images in [0, 1], compared as the protocol of `PROTOCOLS` says; by
-    default nothing is rounded or compressed. The feature distance sees 8-bit images.
+    default nothing is rounded or compressed. The feature distance sees 8-bit images. Every process of a torchrun calls
+    this and gets the same row, which does not depend on how many there are.
+
+    Returns:
+        Also `n`, the number of images, and `pixels`, the SHA-256 of them as 8-bit images.
 
     Raises:
-        TwoStageError: a protocol of another name.
+        TwoStageError: a protocol of another name; fewer than 2 images.
     """
     if protocol not in PROTOCOLS:
         raise refuse("protocol", protocol, ", ".join(PROTOCOLS))
@@ -42,40 +70,56 @@ def evaluate_reconstruction(
     lpips = lpips_distance(device=tokenizer.device)
     metrics = ReconstructionMetrics(how.measures if isinstance(lpips, Missing) else {**how.measures, "LPIPS": lpips})
     codebook = CodebookMetrics(tokenizer.quantizer.entries)
-    kept: list[Tensor] = []
-    for batch in tqdm(ordered_batches(dataset, batch_size), desc="reconstructing", unit="batch", dynamic_ncols=True):
+    batches = _of_all_processes(list(_measure(tokenizer, dataset, network, how, metrics, batch_size)))
+    for batch in batches:
+        metrics.add(batch.sums, batch.images)
+        codebook.update(batch.counts)
+    rows: dict[str, Any] = {"protocol": protocol, **metrics.compute(), **codebook.compute()}
+    if isinstance(lpips, Missing):
+        rows["LPIPS"] = str(lpips)
+    pixels = hashlib.sha256("".join(batch.pixels for batch in batches).encode()).hexdigest()
+    return {**rows, **_distance(batches, network), "pixels": pixels}
+
+
+def _measure(
+    tokenizer: VQTokenizer,
+    dataset: ImageDataset,
+    network: FeatureNetwork | Missing,
+    how: Protocol,
+    metrics: ReconstructionMetrics,
+    batch_size: int,
+) -> Iterator[Measured]:
+    """This process's batches: of w processes, the r-th takes every w-th from the r-th on."""
+    firsts = range(0, len(dataset), batch_size)[rank() :: world_size()]
+    indices = [list(range(first, min(first + batch_size, len(dataset)))) for first in firsts]
+    loader = DataLoader(dataset, batch_sampler=indices)
+    look = {"desc": "reconstructing", "unit": "batch", "dynamic_ncols": True, "disable": rank() > 0}
+    for batch in tqdm(loader, **look):
         images = batch["images"].to(tokenizer.device)
         encoded = tokenizer.encode(images)
         reconstructions = tokenizer.decode(encoded.z_q).clamp(-1, 1)
-        metrics.update(how.prepare(images), how.prepare(reconstructions))
-        codebook.update(tokenizer.quantizer.count(encoded.codes))
-        kept.append(to_uint8(reconstructions).cpu())
-    rows: Rows = {"protocol": protocol, **metrics.compute(), **codebook.compute()}
-    if isinstance(lpips, Missing):
-        rows["LPIPS"] = str(lpips)
-    return {**rows, **feature_distance(dataset, torch.cat(kept), network)}
+        pixels, given = to_uint8(images).cpu(), to_uint8(reconstructions).cpu()
+        sides = None if isinstance(network, Missing) else (network.extract(pixels), network.extract(given))
+        yield Measured(
+            sums=metrics.measure(how.prepare(images), how.prepare(reconstructions)),
+            images=len(images),
+            counts=tokenizer.quantizer.count(encoded.codes).cpu(),
+            features=None if sides is None else (sides[0].features, sides[1].features),
+            pixels=pixel_digest(pixels),
+        )
 
 
-def evaluate_generation(
-    pipeline: Any,
-    reference: ImageDataset,
-    network: FeatureNetwork | Missing,
-    *,
-    num_images: int,
-    seed: int = 0,
-    **options: Any,
-) -> Rows:
-    """FID, KID, IS, precision and recall of samples against a data set; classes take turns.
+def _of_all_processes(mine: list[Measured]) -> list[Measured]:
+    """Every process's batches, in the data set's order."""
+    shares = gather(mine)
+    count = sum(map(len, shares))
+    return [shares[i % len(shares)][i // len(shares)] for i in range(count)]
 
-    Args:
-        options: passed to the pipeline's call.
 
-    Raises:
-        TwoStageError: too few images to compare, or an option that the pipeline does not allow.
-    """
-    if num_images < NEIGHBOURS + 1:
-        raise refuse("num_images", num_images, f"an integer of at least {NEIGHBOURS + 1}")
-    names = pipeline.config.id2label
-    labels = [i % len(names) if names else None for i in range(num_images)]
-    images = sample_images(pipeline, labels, seed=seed, **options)
-    return {**generation_metrics(reference, to_uint8(images), network), "seed": seed, **options}
+def _distance(batches: list[Measured], network: FeatureNetwork | Missing) -> dict[str, float | str]:
+    names = (STANDARD_ROWS if isinstance(network, Missing) else network.rows).of_number(sum(b.images for b in batches))
+    if isinstance(network, Missing):
+        return {names.frechet_reconstruction: str(network)}
+    pairs = [batch.features for batch in batches if batch.features is not None]
+    real, given = (fit_gaussian(pair[side] for pair in pairs) for side in (0, 1))
+    return {names.frechet_reconstruction: frechet_distance(real, given)}

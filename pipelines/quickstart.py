@@ -102,7 +102,7 @@ def evaluate(tokenizer: Any, data: dict[str, Any], samples: dict[str, Tensor]) -
     """Reconstruction on the test images; for each prior, class agreement and the distance to the training images.
 
     Without Inception's weights the rows that need it say so; the distance of the classifier's own features,
-    `FD-shapes_classifier`, is there either way.
+    `FD-shapes_classifier@n`, is there either way.
     """
     training, test = (DATASETS.build(data, split=split) for split in ("train", "test"))
     classifier = train_classifier(training)

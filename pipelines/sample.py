@@ -1,7 +1,7 @@
 """`twostage sample` and every other place that needs many samples: class by class, in batches, with progress."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,28 @@ def sample_images(
     Raises:
         TwoStageError: an option that the pipeline does not allow.
     """
-    _check_options(pipeline, options)
-    generators = [torch.Generator().manual_seed(mix(seed, i)) for i in range(len(labels))]
+    check_options(pipeline, options)
     pipeline.set_progress_bar_config(desc="batch", leave=False, dynamic_ncols=True, disable=len(labels) < batch_size)
     parts = []
     with tqdm(total=len(labels), desc="sampling", unit="image", dynamic_ncols=True) as bar:
         for first in range(0, len(labels), batch_size):
-            part = slice(first, first + batch_size)
-            images = pipeline(list(labels[part]), generator=generators[part], output_type="pt", **options).images
-            parts.append(images * 2 - 1)
-            bar.update(len(images))
+            part = range(first, min(first + batch_size, len(labels)))
+            parts.append(sample_some(pipeline, part, labels, seed=seed, **options))
+            bar.update(len(part))
     return torch.cat(parts)
 
 
-def _check_options(pipeline: Any, options: dict[str, Any]) -> None:
+def sample_some(
+    pipeline: Any, indices: Iterable[int], labels: Sequence[int | str | None], *, seed: int, **options: Any
+) -> Tensor:
+    """The images of some indices, [n, c, H, W] in [-1, 1] on the CPU, in one batch; see `sample_images`."""
+    wanted = list(indices)
+    generators = [torch.Generator().manual_seed(mix(seed, i)) for i in wanted]
+    return pipeline([labels[i] for i in wanted], generator=generators, output_type="pt", **options).images * 2 - 1
+
+
+def check_options(pipeline: Any, options: dict[str, Any]) -> None:
+    """Refuse sampling options that the pipeline does not know or does not allow."""
     known = inspect.signature(pipeline.check_sampling).parameters
     for name, value in options.items():
         if name not in known:

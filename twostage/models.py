@@ -36,6 +36,7 @@ class CheckedLoading:
             if report[kind]:
                 name = sorted(report[kind])[0]
                 raise TwoStageError(f"{folder}: {len(report[kind])} {kind.replace('_', ' ')}, first {name!r}")
+        model.register_to_config(_name_or_path=Path(folder).name)  # a whole path would go wherever this is saved next
         if isinstance(dtype, torch.dtype):  # by the model itself, which may keep some parts in float32
             model = model.to(dtype)
         return (model, report) if wants_report else model
@@ -47,12 +48,17 @@ def save_model(model: Any, folder: str | Path) -> None:
         model.save_pretrained(temporary, safe_serialization=True)
 
 
-@torch.no_grad()
 def fingerprint(model: nn.Module) -> str:
     """sha256 over a diffusers model's config and every tensor of its state: equal exactly when the model is."""
     config = {k: v for k, v in model.config.items() if not k.startswith("_")}  # type: ignore[union-attr, operator]
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    return state_fingerprint(model, json.dumps(config, sort_keys=True, default=str))
+
+
+@torch.no_grad()
+def state_fingerprint(module: nn.Module, config: str) -> str:
+    """sha256 over a text and every tensor of a module's state."""
+    digest = hashlib.sha256(config.encode())
+    for name, tensor in sorted(module.state_dict().items()):
         value = tensor.cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -163,6 +163,31 @@ def save_projection(features: Tensor, codes: Tensor, counts: Tensor, path: Path)
     _save(figure, path)
 
 
+def save_neighbours(rows: Tensor, samples: Tensor, unseen: Tensor | None, path: Path, *, columns: int = 6) -> None:
+    """Samples, each with its nearest training images beside it, above a histogram of distances.
+
+    Args:
+        rows: images [r * columns, c, H, W] in [-1, 1], of each row the first a sample.
+        samples, unseen: distances to the nearest training image, of samples and of real images not trained on.
+    """
+    grid = image_grid(rows, columns, gap=4)
+    figure, (top, bottom) = _figure(
+        6.4, 6.4 * grid.height / grid.width + 2.6, rows=2, heights=[grid.height, 0.4 * grid.width]
+    )
+    top.imshow(grid)
+    top.set(title="the samples nearest to training images, and these", xticks=[], yticks=[])
+    top.axvline(grid.width / columns, color="black", linewidth=1)
+    bins = np.histogram_bin_edges(torch.cat([samples, samples[:0] if unseen is None else unseen]).numpy(), 40)
+    bottom.hist(samples.numpy(), bins, density=True, color=USED, alpha=0.6, label=f"samples ({len(samples)})")
+    if unseen is not None:
+        bottom.hist(
+            unseen.numpy(), bins, density=True, color=FEATURE, alpha=0.6, label=f"unseen images ({len(unseen)})"
+        )
+    bottom.set(xlabel="distance to the nearest training image, in feature space", yticks=[])
+    bottom.legend()
+    _save(figure, path)
+
+
 FRAME = 2.0
 """The frame of a projection shows codes up to so many times as far out as the farthest feature."""
 
@@ -193,13 +218,15 @@ def principal_plane(rows: Tensor) -> tuple[Tensor, Tensor, float]:
     return mean, torch.nn.functional.pad(plane, (0, 2 - plane.shape[1])), share.item()
 
 
-def _figure(width: float, height: float, *, rows: int = 1, panels: int = 1) -> Any:
+def _figure(
+    width: float, height: float, *, rows: int = 1, panels: int = 1, heights: Sequence[float] | None = None
+) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="tight")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, panels)
+    return figure, figure.subplots(rows, panels, height_ratios=heights)
 
 
 def _scale(panel: Any, values: Sequence[float]) -> None:

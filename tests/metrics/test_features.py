@@ -7,7 +7,8 @@ import torch
 
 from twostage.errors import TwoStageError
 from twostage.metrics import features as room
-from twostage.metrics.features import INCEPTION_WEIGHTS, FeatureNetwork, Features, RowNames, load_network
+from twostage.metrics.features import INCEPTION_WEIGHTS, FeatureNetwork, RowNames, load_network
+from twostage.metrics.outputs import Features
 from twostage.metrics.weights import Missing
 
 REPOSITORY = Path(__file__).parents[2]
@@ -15,7 +16,7 @@ MOBILENET = REPOSITORY.parent / "shared" / "data" / "mobilenet_v2"
 
 
 def test_importing_the_room_imports_no_metric_library():
-    modules = "reconstruction, codebook, features, generation, classifier"
+    modules = "reconstruction, codebook, features, generation, classifier, inception, reference, neighbours"
     heavy = "{'torch_fidelity', 'lpips', 'torchvision', 'scipy'}"
     code = f"import sys; from twostage.metrics import {modules}; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -142,7 +143,7 @@ def test_a_real_network_ranks_blur(tmp_path, generator):
     from PIL import Image
     from torch.nn import functional as F
 
-    from twostage.metrics.generation import frechet_distance
+    from twostage.metrics.gaussian import fit_gaussian, frechet_distance
 
     (tmp_path / "adapter.py").write_text(
         f"""
@@ -171,6 +172,7 @@ def mobilenet_v2():
     arrays = [np.asarray(Image.open(path).convert("RGB")) for path in photographs]
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)[:, :, :32, :32].contiguous()
     blurred = [F.avg_pool2d(images.float(), k, 1, k // 2, count_include_pad=False).to(torch.uint8) for k in (3, 7)]
-    real, near, far = (network.extract(side, batch_size=8) for side in (images, *blurred))
+    sides = (network.extract(side, batch_size=8).features for side in (images, *blurred))
+    real, near, far = (fit_gaussian([side]) for side in sides)
     assert network.rows.frechet == "FD-mobilenet_v2"
     assert 0 < frechet_distance(real, near) < frechet_distance(real, far)

@@ -5,8 +5,10 @@ from scipy.linalg import sqrtm
 from torch.utils.data import Dataset
 
 from twostage.errors import TwoStageError
-from twostage.metrics.features import STANDARD_ROWS, Features, RowNames, load_network
-from twostage.metrics.generation import feature_distance, feature_metrics, frechet_distance, generation_metrics
+from twostage.metrics.features import STANDARD_ROWS, RowNames, load_network
+from twostage.metrics.gaussian import fit_gaussian, frechet_distance
+from twostage.metrics.generation import FeatureSet, feature_distance, feature_metrics, generation_metrics
+from twostage.metrics.outputs import Features
 from twostage.metrics.weights import Missing
 
 
@@ -23,7 +25,7 @@ def closed_form(x, y):
 
 def test_frechet_distance_is_its_closed_form():
     x, y = gaussian(200, 6, 0), gaussian(150, 6, 1, shift=0.5)
-    found = frechet_distance(Features(features=torch.from_numpy(x)), Features(features=torch.from_numpy(y)))
+    found = frechet_distance(*(fit_gaussian([torch.from_numpy(side)]) for side in (x, y)))
     assert found == pytest.approx(closed_form(x, y), rel=1e-9)
 
 
@@ -32,15 +34,14 @@ def test_feature_distance_of_images_is_the_closed_form_of_their_features(network
     real, fake = noise_images(60), noise_images(50, brightness=90, seed=1)
     x, y = (network.extract(side).features.double().numpy() for side in (real, fake))
     rows = feature_distance(real, fake, network)
-    assert rows["rFD-pooled"] == pytest.approx(closed_form(x, y), rel=1e-6)
-    assert (rows["images_real"], rows["images_generated"]) == (60, 50)
+    assert rows["rFD-pooled@50"] == pytest.approx(closed_form(x, y), rel=1e-6)
+    assert (rows["n_reference"], rows["n"]) == (60, 50)
 
 
 def test_distance_of_a_set_to_itself_is_zero(network_file, noise_images):
     images = noise_images(40)
-    assert feature_distance(images, images, load_network(f"{network_file}:pooled"))["rFD-pooled"] == pytest.approx(
-        0, abs=1e-9
-    )
+    rows = feature_distance(images, images, load_network(f"{network_file}:pooled"))
+    assert rows["rFD-pooled@40"] == pytest.approx(0, abs=1e-9)
 
 
 def test_rows_equal_torch_fidelity_run_as_a_whole(network_file, noise_images):
@@ -84,11 +85,11 @@ def test_rows_equal_torch_fidelity_run_as_a_whole(network_file, noise_images):
         cuda=False, cache=False, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
     rows = generation_metrics(real, fake, network)
-    assert rows["FD-classifying"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
-    assert rows["KD-classifying"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
-    assert rows["IS-classifying"] == pytest.approx(expected["inception_score_mean"], rel=1e-4)
-    assert rows["precision-classifying"] == expected["precision"]
-    assert rows["recall-classifying"] == expected["recall"]
+    assert rows["FD-classifying@25"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
+    assert rows["KD-classifying@25"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
+    assert rows["IS-classifying@25"] == pytest.approx(expected["inception_score_mean"], rel=1e-4)
+    assert rows["precision-classifying@25"] == expected["precision"]
+    assert rows["recall-classifying@25"] == expected["recall"]
 
 
 def test_precision_and_recall_are_not_swapped(network_file):
@@ -96,14 +97,14 @@ def test_precision_and_recall_are_not_swapped(network_file):
     random = torch.Generator().manual_seed(0)
     spread = torch.rand(60, 4, generator=random)
     real, fake = torch.cat([spread[:20], spread[20:40] + 9]), spread[:20].clone()
-    rows = feature_metrics(Features(features=real), Features(features=fake), RowNames.of("toy"))
-    assert (rows["precision-toy"], rows["recall-toy"]) == (1.0, 0.5)
+    rows = feature_metrics(*(FeatureSet.of(Features(features=side)) for side in (real, fake)), RowNames.of("toy"))
+    assert (rows["precision-toy@20"], rows["recall-toy@20"]) == (1.0, 0.5)
 
 
 def test_a_network_of_ones_own_never_gives_a_row_called_fid(network_file, noise_images):
     rows = generation_metrics(noise_images(8), noise_images(6, seed=1), load_network(f"{network_file}:pooled"))
     assert sorted(rows) == sorted(
-        ["FD-pooled", "KD-pooled", "precision-pooled", "recall-pooled", "images_real", "images_generated"]
+        ["FD-pooled@6", "KD-pooled@6", "precision-pooled@6", "recall-pooled@6", "n", "n_reference"]
     )
 
 
@@ -111,27 +112,50 @@ def test_inception_score_by_hand():
     """Sure of one of four classes each, all four equally often: exp of the mutual information is 4."""
     sure = 100 * torch.eye(4).repeat(250, 1)
     features = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
-    spread = feature_metrics(Features(features=features), Features(features=features, logits=sure), STANDARD_ROWS)
-    alike = feature_metrics(Features(features=features), Features(features=features, logits=sure * 0), STANDARD_ROWS)
-    assert alike["IS"] == pytest.approx(1.0)
-    assert spread["IS"] == pytest.approx(4.0, rel=0.03)
+    real, spread, alike = (
+        FeatureSet.of(Features(features=features, logits=logits)) for logits in (None, sure, sure * 0)
+    )
+    assert feature_metrics(real, alike, STANDARD_ROWS)["IS@1000"] == pytest.approx(1.0)
+    assert feature_metrics(real, spread, STANDARD_ROWS)["IS@1000"] == pytest.approx(4.0, rel=0.03)
 
 
 def test_missing_network_says_so_in_its_rows(hub, noise_images):
     network = load_network(None)
     rows = generation_metrics(noise_images(5), noise_images(6), network)
-    for row in ("FID", "KID", "IS", "precision", "recall"):
+    for row in ("FID@6", "KID@6", "IS@6", "precision@6", "recall@6"):
         assert str(rows[row]).startswith("missing: ")
         assert str(hub) in str(rows[row])
-    assert (rows["images_real"], rows["images_generated"]) == (5, 6)
-    assert feature_distance(noise_images(5), noise_images(6), Missing("no file"))["rFID"] == "missing: no file"
+    assert (rows["n_reference"], rows["n"]) == (5, 6)
+    assert feature_distance(noise_images(5), noise_images(6), Missing("no file"))["rFID@6"] == "missing: no file"
 
 
 def test_a_data_set_may_stand_for_the_real_images(network_file, stripes):
     dataset = stripes(12)
     rows = generation_metrics(dataset, torch.from_numpy(dataset.arrays.images), load_network(f"{network_file}:pooled"))
-    assert rows["FD-pooled"] == pytest.approx(0, abs=1e-6)
-    assert rows["precision-pooled"] == 1.0
+    assert rows["FD-pooled@12"] == pytest.approx(0, abs=1e-6)
+    assert rows["precision-pooled@12"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("names", "n", "expected"),
+    [
+        (STANDARD_ROWS, 50_000, "FID-50k"),
+        (STANDARD_ROWS, 10_000, "FID@10000"),
+        (STANDARD_ROWS, 49_999, "FID@49999"),
+        (RowNames.of("toy"), 50_000, "FD-toy@50000"),
+    ],
+)
+def test_only_fifty_thousand_images_and_inception_make_an_fid_50k(names, n, expected):
+    assert names.of_number(n).frechet == expected
+
+
+def test_statistics_without_images_give_an_fid_and_say_what_else_is_missing():
+    features = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    known = FeatureSet.of(Features(features=features))
+    rows = feature_metrics(FeatureSet(gaussian=known.gaussian, features=None), known, STANDARD_ROWS)
+    assert rows["FID@40"] == pytest.approx(0, abs=1e-9)
+    for row in ("KID@40", "precision@40", "recall@40"):
+        assert str(rows[row]).startswith("missing: the reference holds statistics")
 
 
 @pytest.mark.parametrize("n", [0, 1])

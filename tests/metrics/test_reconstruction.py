@@ -7,7 +7,15 @@ import torch
 
 from twostage.errors import TwoStageError
 from twostage.metrics import weights
-from twostage.metrics.reconstruction import MEASURES, ReconstructionMetrics, l1, lpips_distance, psnr, ssim
+from twostage.metrics.reconstruction import (
+    MEASURES,
+    ReconstructionMetrics,
+    l1,
+    lpips_distance,
+    psnr,
+    ssim,
+    ssim_uniform,
+)
 from twostage.metrics.weights import Missing
 
 
@@ -98,7 +106,7 @@ def test_means_do_not_depend_on_batching(generator):
     for chosen in (slice(0, 1), slice(1, 5)):
         parts.update(images[chosen], reconstructions[chosen])
     assert parts.compute() == pytest.approx(whole.compute(), rel=1e-12)
-    assert whole.compute()["images"] == 5
+    assert whole.compute()["n"] == 5
     assert whole.compute()["PSNR"] == pytest.approx(psnr(images, reconstructions).mean().item())
 
 
@@ -143,3 +151,24 @@ def test_lpips_with_local_weights(hub, monkeypatch, generator):
     metrics = ReconstructionMetrics({**MEASURES, "LPIPS": distance})
     metrics.update(images, images)
     assert metrics.compute()["LPIPS"] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_psnr_and_ssim_are_those_of_scikit_image(generator, channels):
+    """On images in [0, 1], colours as they are, SSIM with the window of Wang et al. and with scikit-image's own."""
+    skimage = pytest.importorskip("skimage.metrics")
+    images, reconstructions = pair(generator, c=channels, size=24)
+    for i in range(len(images)):
+        x, y = (((side[i] + 1) / 2).permute(1, 2, 0).numpy() for side in (images, reconstructions))
+        form = {"data_range": 1, "win_size": 11, "channel_axis": 2}
+        gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        one = slice(i, i + 1)
+        assert psnr(images[one], reconstructions[one]).item() == pytest.approx(
+            skimage.peak_signal_noise_ratio(x, y, data_range=1)
+        )
+        assert ssim(images[one], reconstructions[one]).item() == pytest.approx(
+            skimage.structural_similarity(x, y, **form, **gaussian), abs=1e-12
+        )
+        assert ssim_uniform(images[one], reconstructions[one]).item() == pytest.approx(
+            skimage.structural_similarity(x, y, **form), abs=1e-12
+        )

@@ -1,6 +1,7 @@
 """Small pipelines with random weights, and the whole way through the commands on tiny settings."""
 
 import io
+import multiprocessing
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -225,3 +226,38 @@ def contents():
         return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
     return read
+
+
+@pytest.fixture
+def forked():
+    """(function, *arguments, copies) -> the exit statuses of so many processes that have what is imported already."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a forked process has no others
+
+    def run(function, *arguments, copies=((),)):
+        fork = multiprocessing.get_context("fork").Process
+        processes = [fork(target=function, args=(*arguments, *copy)) for copy in copies]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        return [process.exitcode for process in processes]
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def two_processes(forked):
+    """(file that is not there yet, function) -> run it on each of two processes that know of one another."""
+
+    def share(place, function, rank):
+        from torch import distributed
+
+        distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+        function()
+
+    def run(place, function):
+        assert forked(share, place, function, copies=[(0,), (1,)]) == [0, 0]
+
+    return run

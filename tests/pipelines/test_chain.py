@@ -109,8 +109,9 @@ def test_reconstruction_rows(chain):
     assert -1 <= rows["SSIM"] <= 1
     assert 0 < rows["usage"] <= 1
     assert 1 <= rows["perplexity"] <= 16
-    assert (rows["images_real"], rows["split"]) == (96, "test")
-    for name in ("LPIPS", "rFID"):  # this machine has no published weights, and the command ended well all the same
+    assert (rows["n"], rows["images"]["split"], rows["protocol"]) == (96, "test", "default")
+    assert len(rows["model"]) == len(rows["images"]["pixels"]) == 64
+    for name in ("LPIPS", "rFID@96"):  # this machine has no published weights, and the command ended well all the same
         assert rows[name].startswith("missing: ")
         assert f"{name}  missing: " in chain.answers["evaluate tokenizer"].out
 
@@ -118,35 +119,11 @@ def test_reconstruction_rows(chain):
 @pytest.mark.parametrize("prior", ["ldm", "transformer"])
 def test_generation_rows(chain, prior):
     rows = json.loads((chain / prior / "metrics.json").read_text())
-    for name in ("FID", "KID", "IS", "precision", "recall"):
+    for name in ("FID@12", "KID@12", "IS@12", "precision@12", "recall@12"):
         assert rows[name].startswith("missing: ")
-    assert "inception" in rows["FID"]
-    assert (rows["images_real"], rows["images_generated"]) == (96, 12)
-    assert (rows["seed"], rows["reference_split"]) == (0, "test")
-
-
-NETWORK = """
-import torch
-from torch import nn
-
-class Pixels(nn.Module):
-    def forward(self, images):
-        return images.float().mean((2, 3))
-
-def pixels():
-    return Pixels()
-"""
-
-
-def test_another_feature_network_names_its_own_rows(chain, command, tmp_path):
-    (tmp_path / "network.py").write_text(NETWORK)
-    spec, output = f"{tmp_path / 'network.py'}:pixels", tmp_path / "rows.json"
-    options = ("--num-images", 12, "--network", spec, "--split", "train", "--output", output)
-    assert command("evaluate", "generation", chain / "transformer", *options).status == 0
-    rows = json.loads(output.read_text())
-    assert rows["FD-pixels"] >= 0
-    assert rows["reference_split"] == "train"
-    assert "FID" not in rows
+    assert "inception" in rows["FID@12"]
+    assert (rows["n"], rows["seed"], rows["protocol"], rows["classes"]) == (12, 0, "ldm", "balanced")
+    assert rows["sampling"]["guidance_scale"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "ldm", "transformer"])

@@ -51,8 +51,8 @@ def test_metrics_cover_reconstruction_and_both_priors(output):
     assert {"L1", "PSNR", "SSIM", "LPIPS", "usage", "perplexity"} <= metrics["reconstruction"].keys()
     for name in ("ldm", "transformer"):
         assert 0 <= metrics[name]["class_agreement"] <= 1
-        assert {"FID", "KID", "FD-shapes_classifier"} <= metrics[name].keys()
-        assert metrics[name]["images_generated"] == 20
+        assert {"FID@20", "KID@20", "FD-shapes_classifier@20"} <= metrics[name].keys()
+        assert metrics[name]["n"] == 20
     assert len(metrics["seconds"]) == 7
 
 

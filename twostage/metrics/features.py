@@ -1,43 +1,32 @@
 """The network whose features decide how alike two sets of images are: the standard Inception, or one of your own.
 
 FID, KID and IS are names of numbers taken with one network, the Inception of 2015 (torch-fidelity's
-"inception-v3-compat"). With any other network the same formulas give other numbers, so their rows carry its name.
+"inception-v3-compat"). With any other network the same formulas give other numbers, so their rows carry its name; and
+since they depend on the number of images, their rows carry that too: FID-50k, FID@10000, FD-<name>@50000.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-from twostage.data.images import ImageDataset, to_uint8
+from twostage.data.images import ImageDataset, ImageExample, to_uint8
 from twostage.errors import TwoStageError, refuse
 from twostage.metrics.custom_network import build_network, network_name
-from twostage.metrics.weights import Missing, hub_weights
+from twostage.metrics.inception import Inception, Resize
+from twostage.metrics.outputs import Features
+from twostage.metrics.weights import Missing, digest, hub_weights
+from twostage.models import state_fingerprint
 
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
-Images = Tensor | ImageDataset
+Images = Tensor | ImageDataset | Subset[ImageExample]
 """A set of images: uint8 [n, c, H, W] in 0..255, c = 1 or 3, or a data set (its floats are rounded to uint8)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """What a feature network says about n images; all on the CPU.
-
-    Attributes:
-        features: float32 [n, d].
-        logits: float32 [n, classes] without bias, for networks that classify.
-    """
-
-    features: Tensor
-    logits: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +52,11 @@ class RowNames:
             recall=f"recall-{network}",
         )
 
+    def of_number(self, n: int) -> "RowNames":
+        """The names with the number of images: `-50k` for the standard network's at 50,000, otherwise `@n`."""
+        tail = "-50k" if n == 50_000 and self == STANDARD_ROWS else f"@{n}"
+        return RowNames(**{field: name + tail for field, name in asdict(self).items()})
+
 
 STANDARD_ROWS = RowNames(
     frechet="FID", frechet_reconstruction="rFID", kernel="KID", score="IS", precision="precision", recall="recall"
@@ -79,12 +73,19 @@ class FeatureNetwork:
             normalising are its own business.
         rows: what its numbers are called.
         device: where `module` is.
+        recipe: what decides its features besides the weights: how it resizes, or the file it was built by.
     """
 
     name: str
     module: nn.Module
     rows: RowNames
     device: torch.device | str = "cpu"
+    recipe: str = ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over recipe and weights. What else a file of one's own imports or reads is not covered."""
+        return state_fingerprint(self.module, f"{self.name} {self.recipe}")
 
     @torch.no_grad()
     def extract(self, images: Images, batch_size: int = 64) -> Features:
@@ -133,12 +134,15 @@ def _batches(images: Images, batch_size: int) -> Iterator[Tensor]:
         yield from images.split(batch_size)
 
 
-def load_network(spec: str | None = None, device: torch.device | str = "cpu") -> FeatureNetwork | Missing:
+def load_network(
+    spec: str | None = None, device: torch.device | str = "cpu", resize: Resize = "tensorflow"
+) -> FeatureNetwork | Missing:
     """The standard Inception, or the network that `spec` names.
 
     Args:
         spec: None, or "path/to/file.py:factory", where `factory()` returns an nn.Module (`FeatureNetwork.module`). The
             network is called by the module's attribute `name`, if it is a string, or else by the factory's name.
+        resize: how images reach Inception's 299 pixels; a network of one's own resizes as it likes.
 
     Returns:
         `Missing` when `spec` is None and the published Inception weights are not in torch.hub's folder.
@@ -148,29 +152,15 @@ def load_network(spec: str | None = None, device: torch.device | str = "cpu") ->
     """
     if spec is not None:
         module = build_network(spec)
-        name = network_name(spec, module)
-        return FeatureNetwork(name=name, module=_frozen(module, device), rows=RowNames.of(name), device=device)
+        name, source = network_name(spec, module), digest(Path(spec.rpartition(":")[0]))
+        rows = RowNames.of(name)
+        return FeatureNetwork(name=name, module=_frozen(module, device), rows=rows, device=device, recipe=source)
     weights = hub_weights(INCEPTION_WEIGHTS, needed_by="FID, KID, IS, precision and recall")
     if isinstance(weights, Missing):
         return weights
-    module = _frozen(_Inception(weights), device)
-    return FeatureNetwork(name="Inception", module=module, rows=STANDARD_ROWS, device=device)
-
-
-class _Inception(nn.Module):
-    """torch-fidelity's Inception: 2048 pooled features and the logits without bias that IS is defined on."""
-
-    def __init__(self, weights: Path) -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        super().__init__()
-        self.extractor = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
-        )
-
-    def forward(self, images: Tensor) -> Features:
-        features, logits = self.extractor(images)
-        return Features(features=features, logits=logits)
+    module = _frozen(Inception(weights, resize), device)
+    recipe = f"resize {resize}"
+    return FeatureNetwork(name="Inception", module=module, rows=STANDARD_ROWS, device=device, recipe=recipe)
 
 
 def _frozen(module: nn.Module, device: torch.device | str) -> nn.Module:

@@ -6,12 +6,16 @@ KID: Binkowski et al., "Demystifying MMD GANs", 2018.
 IS: Salimans et al., "Improved techniques for training GANs", 2016.
 Precision and recall: Kynkaanniemi et al., "Improved precision and recall metric for assessing generative models", 2019.
 
-The numbers depend on how many images there are (FID falls as n grows), so every result says how many there were.
-Nothing is cached on disk.
+The numbers depend on how many images there are (FID falls as n grows), so n, of the generated images, is part of every
+name: FID-50k, FID@10000.
 """
 
+from dataclasses import dataclass
+
 from twostage.errors import refuse
-from twostage.metrics.features import STANDARD_ROWS, FeatureNetwork, Features, Images, RowNames
+from twostage.metrics.features import STANDARD_ROWS, FeatureNetwork, Images, RowNames
+from twostage.metrics.gaussian import Gaussian, fit_gaussian, frechet_distance
+from twostage.metrics.outputs import Features
 from twostage.metrics.weights import Missing
 
 Rows = dict[str, float | str]
@@ -25,6 +29,25 @@ IS_SPLITS = 10
 
 NEIGHBOURS = 3
 """Precision and recall: a sample's ball reaches to this nearest neighbour (Kynkaanniemi et al., Sec. 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """What is known of a set of images.
+
+    Attributes:
+        gaussian: of all of them.
+        features: of all of them, or of as many as precision and recall can do with; None where only published
+            statistics are known.
+    """
+
+    gaussian: Gaussian
+    features: Features | None
+
+    @classmethod
+    def of(cls, features: Features) -> "FeatureSet":
+        """All is known."""
+        return cls(gaussian=fit_gaussian([features.features]), features=features)
 
 
 def generation_metrics(
@@ -42,14 +65,16 @@ def generation_metrics(
         TwoStageError: fewer than 4 images on either side, or images that the network cannot take.
     """
     _require(real, generated, NEIGHBOURS + 1)
-    rows: Rows
     if isinstance(network, Missing):
-        names = STANDARD_ROWS
-        rows = dict.fromkeys((names.frechet, names.kernel, names.score, names.precision, names.recall), str(network))
-    else:
-        features = network.extract(real, batch_size), network.extract(generated, batch_size)
-        rows = feature_metrics(*features, network.rows)
-    return {**rows, **_counts(real, generated)}
+        return {**missing_metrics(network, len(generated)), **_counts(real, generated)}
+    known = [FeatureSet.of(network.extract(images, batch_size)) for images in (real, generated)]
+    return {**feature_metrics(known[0], known[1], network.rows), **_counts(real, generated)}
+
+
+def missing_metrics(missing: Missing, n: int) -> Rows:
+    """The rows of `generation_metrics`, each saying what it lacks."""
+    names = STANDARD_ROWS.of_number(n)
+    return dict.fromkeys((names.frechet, names.kernel, names.score, names.precision, names.recall), str(missing))
 
 
 def feature_distance(
@@ -61,38 +86,53 @@ def feature_distance(
         TwoStageError: fewer than 2 images on either side, or images that the network cannot take.
     """
     _require(real, reconstructed, 2)
+    names = (STANDARD_ROWS if isinstance(network, Missing) else network.rows).of_number(len(reconstructed))
     rows: Rows
     if isinstance(network, Missing):
-        rows = {STANDARD_ROWS.frechet_reconstruction: str(network)}
+        rows = {names.frechet_reconstruction: str(network)}
     else:
-        distance = frechet_distance(network.extract(real, batch_size), network.extract(reconstructed, batch_size))
-        rows = {network.rows.frechet_reconstruction: distance}
+        sides = (fit_gaussian([network.extract(images, batch_size).features]) for images in (real, reconstructed))
+        rows = {names.frechet_reconstruction: frechet_distance(*sides)}
     return {**rows, **_counts(real, reconstructed)}
 
 
-def frechet_distance(real: Features, generated: Features) -> float:
-    """FID's formula (Heusel et al., Eq. 6) on two sets of features, with means and covariances in float64."""
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+def feature_metrics(real: FeatureSet, generated: FeatureSet, network: RowNames) -> Rows:
+    """All numbers that features decide, for features gathered elsewhere (chunk by chunk, by several processes)."""
+    assert generated.features is not None and generated.gaussian.count is not None
+    names = network.of_number(generated.gaussian.count)
+    rows: Rows = {names.frechet: frechet_distance(real.gaussian, generated.gaussian)}
+    if generated.features.logits is not None:
+        rows[names.score] = _inception_score(generated.features)
+    if real.features is None:
+        known = "missing: the reference holds statistics of its images, but no images"
+        return {**rows, **dict.fromkeys((names.kernel, names.precision, names.recall), known)}
+    precision, recall = _precision_and_recall(real.features, generated.features)
+    kernel = _kernel_distance(real.features, generated.features)
+    return {**rows, names.kernel: kernel, names.precision: precision, names.recall: recall}
 
-    statistics = [fid_features_to_statistics(side.features.double()) for side in (generated, real)]
-    return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
 
-
-def feature_metrics(real: Features, generated: Features, names: RowNames) -> Rows:
-    """All numbers that features decide, for features gathered elsewhere (from several processes, say)."""
+def _inception_score(generated: Features) -> float:
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    splits = min(IS_SPLITS, len(generated))
+    return float(isc_features_to_metric(generated.logits, splits=splits)[KEY_METRIC_ISC_MEAN])
+
+
+def _kernel_distance(real: Features, generated: Features) -> float:
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    size = min(KID_SUBSET_SIZE, len(real), len(generated))
+    pair = generated.features, real.features
+    found = kid_features_to_metric(*pair, kid_subsets=KID_SUBSETS, kid_subset_size=size, verbose=False)
+    return float(found[KEY_METRIC_KID_MEAN])
+
+
+def _precision_and_recall(real: Features, generated: Features) -> tuple[float, float]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     pair = generated.features, real.features  # torch-fidelity's order: precision is about the first
-    subset = min(KID_SUBSET_SIZE, len(real), len(generated))
-    kernel = kid_features_to_metric(*pair, kid_subsets=KID_SUBSETS, kid_subset_size=subset, verbose=False)
-    balls = prc_features_to_metric(*pair, prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False)
-    rows: Rows = {names.frechet: frechet_distance(real, generated), names.kernel: kernel[KEY_METRIC_KID_MEAN]}
-    if generated.logits is not None:
-        score = isc_features_to_metric(generated.logits, splits=min(IS_SPLITS, len(generated)))
-        rows[names.score] = score[KEY_METRIC_ISC_MEAN]
-    return {**rows, names.precision: balls[KEY_METRIC_PRECISION], names.recall: balls[KEY_METRIC_RECALL]}
+    found = prc_features_to_metric(*pair, prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False)
+    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
 
 
 def _require(real: Images, generated: Images, least: int) -> None:
@@ -102,4 +142,4 @@ def _require(real: Images, generated: Images, least: int) -> None:
 
 
 def _counts(real: Images, generated: Images) -> Rows:
-    return {"images_real": len(real), "images_generated": len(generated)}
+    return {"n": len(generated), "n_reference": len(real)}

@@ -48,13 +48,17 @@ def _unit_pair(images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]
 
 
 def l1(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Mean absolute difference, in 0..1 -> [b]."""
+    """Mean absolute difference over pixels and channels of [0, 1], in 0..1 -> [b]."""
     x, y = _unit_pair(images, reconstructions)
     return (x - y).abs().mean(dim=(1, 2, 3))
 
 
 def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio, -10 log10(MSE), in dB, at most `PSNR_LIMIT` -> [b]."""
+    """Peak signal-to-noise ratio, -10 log10(MSE), in dB, at most `PSNR_LIMIT` -> [b].
+
+    The peak (data range) is 1, and the MSE is over pixels and channels together, of one image: a mean of PSNRs, not the
+    PSNR of a mean error. Colours are taken as they are, with no change to luminance.
+    """
     x, y = _unit_pair(images, reconstructions)
     error = (x - y).square().mean(dim=(1, 2, 3))
     return -10 * error.clamp(min=10 ** (-PSNR_LIMIT / 10)).log10()
@@ -62,6 +66,10 @@ def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Structural similarity, in -1..1: the mean over channels and over the places where the whole window fits -> [b].
+
+    Data range 1, K1 = 0.01, K2 = 0.03; a Gaussian window of 11 x 11 pixels and deviation 1.5, with (co)variances of the
+    population; each channel by itself, with no change to luminance. scikit-image calls this `gaussian_weights=True,
+    sigma=1.5, use_sample_covariance=False, data_range=1`.
 
     Raises:
         TwoStageError: an image is smaller than the window.
@@ -164,16 +172,25 @@ class ReconstructionMetrics:
     @torch.no_grad()
     def update(self, images: Tensor, reconstructions: Tensor) -> None:
         """Count one batch, both [b, c, H, W] in [-1, 1]; reconstructions outside are clipped."""
+        self.add(self.measure(images, reconstructions), len(images))
+
+    @torch.no_grad()
+    def measure(self, images: Tensor, reconstructions: Tensor) -> Tensor:
+        """Each measure's sum over a batch, float64 [len(measures)]."""
         values = [measure(images, reconstructions).cpu().double().sum() for measure in self.measures.values()]
-        self.sums += torch.stack(values)
-        self.images += len(images)
+        return torch.stack(values)
+
+    def add(self, sums: Tensor, images: int) -> None:
+        """Count a batch that was measured elsewhere."""
+        self.sums += sums
+        self.images += images
 
     def compute(self) -> dict[str, float]:
-        """Row name -> mean over all images so far, and `images`, their number.
+        """Row name -> mean over all images so far, and `n`, their number.
 
         Raises:
             TwoStageError: there were none.
         """
         if self.images == 0:
             raise TwoStageError("reconstruction metrics: 0 images were given; allowed: at least 1")
-        return {**dict(zip(self.measures, (self.sums / self.images).tolist())), "images": self.images}
+        return {**dict(zip(self.measures, (self.sums / self.images).tolist())), "n": self.images}

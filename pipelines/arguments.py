@@ -1,0 +1,18 @@
+"""Options that several commands have, and what they refuse."""
+
+from typing import Annotated
+
+import typer
+
+from twostage.errors import refuse
+
+
+def known_split(split: str | None) -> str | None:
+    """A split that data sets have."""
+    if split not in (None, "train", "test"):
+        raise refuse("--split", split, "train or test")
+    return split
+
+
+Data = Annotated[str | None, typer.Option("--data", help="folder of the data, in place of the config's data.root")]
+Split = Annotated[str, typer.Option("--split", help="train or test", callback=known_split)]

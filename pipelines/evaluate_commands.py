@@ -1,0 +1,142 @@
+"""The commands `twostage evaluate ...`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.arguments import Data, Split, known_split
+from pipelines.options import sampling_options
+from twostage.errors import refuse
+
+app = typer.Typer(help="Measure a tokenizer's reconstructions or a pipeline's samples.", no_args_is_help=True)
+
+Output = Annotated[
+    Path | None, typer.Option("--output", help="JSON file, a table row .md beside it; default metrics.json in the run")
+]
+Network = Annotated[
+    str | None, typer.Option("--network", help="FILE.py:FACTORY of a feature network, in place of Inception")
+]
+
+
+@app.command("reconstruction")
+def evaluate_reconstruction(
+    tokenizer: Annotated[Path, typer.Argument(help="run folder of a tokenizer")],
+    output: Output = None,
+    data: Data = None,
+    split: Split = "test",
+    network: Network = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="default, or cvq: JPEG pairs as in the paper")
+    ] = "default",
+) -> None:
+    """L1, PSNR, SSIM, LPIPS, rFID, usage and perplexity."""
+    from pipelines.processes import join_processes
+    from pipelines.runs import check_output_file, data_of, load_tokenizer, with_root
+
+    output = output or tokenizer / "metrics.json"
+    check_output_file(output)
+    join_processes()
+    source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
+    from pipelines.evaluate import evaluate_reconstruction as evaluate
+    from pipelines.provenance import describe_network, libraries
+    from twostage.data import DATASETS
+    from twostage.metrics.features import load_network
+    from twostage.models import fingerprint
+
+    dataset, eye = DATASETS.build(source, split=split), load_network(network, loaded.device)
+    row = evaluate(loaded, dataset, eye, protocol=protocol)
+    images = {"split": split, "data": {k: v for k, v in source.items() if k != "root"}, "pixels": row.pop("pixels")}
+    made = {"model": fingerprint(loaded), "network": describe_network(eye), "libraries": libraries()}
+    report({**row, "images": images, **made}, output)
+
+
+@app.command("generation")
+@sampling_options
+def evaluate_generation(
+    pipeline: Annotated[Path, typer.Argument(help="run folder of a prior, or a saved pipeline")],
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="ldm, adm or clean: reference, resizing, classes")
+    ] = "ldm",
+    num_images: Annotated[int | None, typer.Option("--num-images", help="default: the protocol's, 50,000")] = None,
+    output: Output = None,
+    data: Data = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="train or test images as the reference; default: train", callback=known_split),
+    ] = None,
+    reference: Annotated[Path | None, typer.Option("--reference", help="published .npz file (protocol adm)")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="of samples: balanced, uniform, data; default: the protocol's")
+    ] = None,
+    network: Network = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="images drawn together")] = 100,
+    save_images: Annotated[Path | None, typer.Option("--save-images", help="folder for the samples as PNG")] = None,
+    save_npz: Annotated[Path | None, typer.Option("--save-npz", help="file for the samples as one array")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="also a distance for each class")] = False,
+    neighbours: Annotated[
+        bool, typer.Option("--neighbours", help="pictures/neighbours.png: samples and their nearest training images")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="folder of reference statistics; default: in the user's cache")
+    ] = None,
+    *,
+    options: dict[str, Any],
+) -> None:
+    """FID, KID, IS, precision and recall of samples against real images; the same command goes on where it stopped."""
+    from pipelines.processes import join_processes
+    from pipelines.runs import check_output, check_output_file, data_of, load_pipeline, with_root
+    from twostage.metrics.generation_protocols import generation_protocol
+
+    how = generation_protocol(protocol).changed(split=split, classes=_known_classes(classes))
+    output = output or pipeline / "metrics.json"
+    for file in filter(None, (output, save_npz)):
+        check_output_file(file)
+    for folder in filter(None, (save_images, cache)):
+        check_output(folder)
+    join_processes()
+    loaded = load_pipeline(pipeline)
+    from pipelines.generation import Request
+    from pipelines.generation import evaluate_generation as evaluate
+    from twostage.metrics.features import load_network
+    from twostage.metrics.reference import default_cache
+
+    request = Request(
+        protocol=how,
+        num_images=how.num_images if num_images is None else num_images,
+        parts=output.with_name(f"{output.name}.parts"),
+        cache=cache or default_cache(),
+        seed=seed,
+        batch_size=batch_size,
+        options=options,
+        data=None if how.split is None else with_root(data_of(pipeline), data),
+        reference=reference,
+        save_images=save_images,
+        save_npz=save_npz,
+        per_class=per_class,
+        neighbours=output.parent / "pictures" / "neighbours.png" if neighbours else None,
+    )
+    row = evaluate(loaded, load_network(network, loaded.device, how.resize), request)
+    if row is not None:
+        report(row, output)
+
+
+def _known_classes(choice: str | None) -> str | None:
+    if choice not in (None, "balanced", "uniform", "data"):
+        raise refuse("--classes", choice, "balanced, uniform, data")
+    return choice
+
+
+def report(row: dict[str, Any], path: Path) -> None:
+    """Write a row and show it, on the first process."""
+    from pipelines.processes import is_first
+    from pipelines.provenance import write_row
+    from twostage.config import flatten
+
+    if not is_first():
+        return
+    write_row(path, row)
+    for name, value in flatten(row).items():
+        typer.echo(f"{name:>24}  {value:.4f}" if isinstance(value, float) else f"{name:>24}  {value}")
+    typer.echo(f"done: {path}")
