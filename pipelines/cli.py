@@ -44,6 +44,7 @@ Config = Annotated[Path, typer.Argument(help="a YAML config, e.g. configs/fashio
 Run = Annotated[Path | None, typer.Option("--output", help="run folder; default runs/<folder>/<name of the config>")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.steps=100; may be repeated")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check the config, print it resolved, and stop")]
+Saved = Annotated[Path, typer.Argument(help="run folder, or a saved tokenizer or pipeline")]
 From = Annotated[str | None, typer.Option("--from", help="run folder or saved model whose weights are the start")]
 
 
@@ -150,6 +151,33 @@ def sample(
     labels = [int(label) if re.fullmatch(r"-?\d+", label) else label for label in class_label or []]
     sample_to_folder(loaded, output, labels, num_images, seed, **options)
     typer.echo(f"done: {output}")
+
+
+@app.command()
+def card(path: Saved) -> None:
+    """Write the model card of a run anew, README.md beside its model: with samples and numbers that came later."""
+    from pipelines.card import shared, write_card
+
+    found = shared(path)
+    typer.echo(f"done: {write_card(found.folder, found.run)}")
+
+
+@app.command()
+def push(
+    path: Saved,
+    repo_id: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub")],
+    private: Annotated[bool, typer.Option("--private", help="a repository that is made now is private")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write the card, list the files, send nothing")] = False,
+) -> None:
+    """Upload a run's tokenizer or pipeline with its card, as `hf auth login` allows."""
+    from pipelines.push import files, prepare
+    from pipelines.push import push as upload
+
+    folder = prepare(path, repo_id)
+    for file in files(folder):
+        typer.echo(f"{(folder / file).stat().st_size:>12,}  {file}")
+    if not dry_run:
+        typer.echo(f"done: {upload(folder, repo_id, private=private)}")
 
 
 @app.command("import-compvis")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.card import write_card
 from pipelines.runs import load_start, load_tokenizer
 from twostage.config import Section, load, override, read_yaml, to_yaml
 from twostage.data import DATASETS
@@ -44,11 +45,16 @@ def describe(config: Section) -> str:
 
 
 def train_tokenizer(config: Any, run: Path) -> Any:
-    """Train stage one in `run`; returns the tokenizer, also saved in `run/tokenizer`."""
+    """Train stage one in `run`; returns the tokenizer, also saved in `run/tokenizer` with its card."""
+    from accelerate import PartialState
+
     from stage1_tokenizer.train import train
 
     start = load_start(config, run, "tokenizer")
-    return train(config, DATASETS.build(config.data, split="train"), run, start)
+    tokenizer = train(config, DATASETS.build(config.data, split="train"), run, start)
+    if PartialState().is_main_process:
+        write_card(run / "tokenizer", run)
+    return tokenizer
 
 
 def train_ldm(config: Any, run: Path, pipeline_folder: Path | None = None) -> Any:
@@ -85,6 +91,8 @@ def _finish(pipeline: Any, run: Path, folder: Path | None) -> Any:
     from accelerate import PartialState
 
     if PartialState().is_main_process:
-        save_model(pipeline, folder or run / "pipeline")
+        folder = folder or run / "pipeline"
+        save_model(pipeline, folder)
         save_curves(read_log(run), ("loss", "gradient_norm", "learning_rate"), run / "pictures" / "curves.png")
+        write_card(folder, run)
     return pipeline
