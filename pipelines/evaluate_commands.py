@@ -42,11 +42,12 @@ def evaluate_reconstruction(
     from pipelines.provenance import describe_network, libraries
     from twostage.data import DATASETS
     from twostage.metrics.features import load_network
+    from twostage.metrics.reference import without_place
     from twostage.models import fingerprint
 
     dataset, eye = DATASETS.build(source, split=split), load_network(network, loaded.device)
     row = evaluate(loaded, dataset, eye, protocol=protocol)
-    images = {"split": split, "data": {k: v for k, v in source.items() if k != "root"}, "pixels": row.pop("pixels")}
+    images = {"split": split, "data": without_place(source), "pixels": row.pop("pixels")}
     made = {"model": fingerprint(loaded), "network": describe_network(eye), "libraries": libraries()}
     report({**row, "images": images, **made}, output)
 

@@ -119,6 +119,7 @@ def evaluate_generation(pipeline: Any, network: FeatureNetwork | Missing, reques
         row |= measure(pipeline, *known, drawing, drawn, request)
     return row | {
         "seed": request.seed,
+        "batch_size": request.batch_size,
         "classes": request.protocol.classes if pipeline.config.id2label else None,
         "sampling": sampling_settings(pipeline, request.options),
         "model": pipeline_fingerprint(pipeline),

@@ -50,9 +50,10 @@ def _config(part: Any) -> dict[str, Any]:
 
 
 def sampling_settings(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of a pipeline's sampling, given or default."""
+    """Every option of a pipeline's sampling, given or default, and its own scheduler, if it has one."""
     known = inspect.signature(pipeline.check_sampling).parameters
-    return {**{name: parameter.default for name, parameter in known.items()}, **options}
+    own = {"scheduler": type(pipeline.scheduler).__name__} if "scheduler" in pipeline.components else {}
+    return {**own, **{name: parameter.default for name, parameter in known.items()}, **options}
 
 
 def write_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -83,6 +83,14 @@ def test_where_the_files_lie_does_not_matter(data, network, tmp_path):
     assert seen(network) == 0
 
 
+def test_a_name_is_not_a_place(data):
+    """Two data sets of the Hub differ in their names alone."""
+    assert "root" not in room.without_place(data)
+    first, second = ({"name": "hf", "root": root} for root in ("someone/flowers", "someone/birds"))
+    assert room.listing(first) == room.listing(second)
+    assert room.without_place(first) != room.without_place(second)
+
+
 def touch(data):
     file = next(path for path in sorted(os.scandir(f"{data['root']}/train/b"), key=lambda entry: entry.name))
     os.utime(file.path, ns=(0, 0))
@@ -219,11 +227,11 @@ def test_files_of_another_kind_are_refused(inception, tmp_path, arrays, message)
         file_reference(tmp_path / "reference.npz", inception, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("content", [None, b"text"])
-def test_what_is_no_npz_file_is_refused(inception, tmp_path, content):
+@pytest.mark.parametrize(("content", "reason"), [(None, "could not be read"), (b"text", r"not an \.npz file")])
+def test_what_is_no_npz_file_is_refused(inception, tmp_path, content, reason):
     if content:
         (tmp_path / "reference.npz").write_bytes(content)
-    with pytest.raises(TwoStageError, match=r"reference\.npz: not an \.npz file"):
+    with pytest.raises(TwoStageError, match=rf"reference\.npz: {reason}"):
         file_reference(tmp_path / "reference.npz", inception, tmp_path / "cache")
 
 

@@ -305,7 +305,7 @@ MISTAKES = [
     (["--protocol", "fid"], ("--protocol: 'fid'", "ldm, adm, clean")),
     (["--protocol", "adm"], ("--reference", "protocol adm needs")),
     (["--reference", "x.npz"], ("--reference: 'x.npz'", "--protocol adm only")),
-    (["--protocol", "adm", "--reference", "x.npz"], ("x.npz: not an .npz file",)),
+    (["--protocol", "adm", "--reference", "x.npz"], ("x.npz: could not be read (No such file",)),
     (["--protocol", "adm", "--split", "test"], ("--split: 'test'", "is a file")),
     (["--protocol", "adm", "--reference", "x.npz", "--classes", "data"], ("--classes: 'data'", "balanced or uniform")),
     (["--protocol", "adm", "--reference", "x.npz", "--neighbours"], ("--neighbours", "training images")),

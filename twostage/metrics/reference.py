@@ -2,9 +2,9 @@
 
 An entry of the cache belongs to one listing of files (name, size and time of change of each: where they lie does not
 matter), one configuration of the data set, one split and one feature network, weights included; when one of them
-changes there is another entry. A file that keeps its size and time but not its content is not noticed; a copy that
-does not keep its times is computed again. Besides features an entry holds the SHA-256 of the images as the network saw
-them, which is the same on every machine.
+changes there is another entry. A file that keeps its size and time but not its content is not noticed, nor is a data
+set that changes on the Hub; a copy that does not keep its times is computed again. Besides features an entry holds the
+SHA-256 of the images as the network saw them, which is the same on every machine.
 """
 
 import os
@@ -103,7 +103,7 @@ def data_reference(data: Mapping[str, Any], split: str, network: FeatureNetwork,
     Raises:
         TwoStageError: the data set refuses, or the network does.
     """
-    source = {"split": split, "data": {key: value for key, value in data.items() if key != "root"}}
+    source = {"split": split, "data": without_place(data)}
     identity = {**source, "files": listing(data), "network": network.fingerprint}
     summary = cache / "references" / sha256(identity)[:16] / "summary.json"
     if not (summary.exists() and _parts(summary).complete()):
@@ -141,6 +141,11 @@ def fill(parts: Parts, images_of: Callable[[list[range]], Iterator[Chunk]], netw
             found = network.extract(images)
             parts.write(part, {"features": found.features, "labels": labels}, pixels=pixel_digest(images))
             bar.update(len(images))
+
+
+def without_place(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The component of a data set but for where its files lie; a root that is no path is a name, and stays."""
+    return {key: value for key, value in data.items() if key != "root" or not Path(value).exists()}
 
 
 def listing(data: Mapping[str, Any]) -> str:

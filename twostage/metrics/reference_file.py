@@ -105,7 +105,9 @@ def _arrays(path: Path) -> set[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise TwoStageError(f"{path}: could not be read ({error.strerror})") from None
+    except zipfile.BadZipFile as error:
         raise TwoStageError(f"{path}: not an .npz file ({error})") from None
     if IMAGES not in names and not {MEAN, COVARIANCE} <= names:
         raise refuse(f"{path}: arrays", sorted(names), f"{IMAGES}, or {MEAN} and {COVARIANCE}")
