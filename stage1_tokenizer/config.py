@@ -106,8 +106,11 @@ class TokenizerConfig(Section):
         start_from: a tokenizer's run folder, or a saved tokenizer of this kind, whose weights are the start.
     """
 
-    PLACES: ClassVar[tuple[str, ...]] = ("data.root",)
-    """Where things lie is not part of what a run is: it may change between two commands of one run."""
+    PLACES: ClassVar[tuple[str, ...]] = ("data.root", "data.train_list", "data.test_list", "data.on_corrupt")
+    """Where things lie is not part of what a run is: it may change between two commands of one run.
+
+    Nor is what becomes of a corrupt image, which changes neither the number nor the order of the images.
+    """
 
     data: component(DATASETS)  # type: ignore[valid-type]
     autoencoder: component(AUTOENCODERS)  # type: ignore[valid-type]

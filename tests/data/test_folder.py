@@ -325,6 +325,29 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert build("train", tmp_path)[0]["images"].shape == (3, 8, 8)
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["a/train/cat/1.png"], (["cat"], 1)),
+        (["train/cat/1.png"], (["cat"], 1)),
+        (["a/b/cat/1.png", "a/b/dog/1.png", "a/LICENSE"], (["cat", "dog"], 2)),
+        (["cat/1.png"], (["cat"], 1)),
+        (["1.png"], ([], 1)),
+        (["a/cat/1.png", "__MACOSX/a/cat/._1.png", "a/.DS_Store"], (["cat"], 1)),
+    ],
+)
+def test_folders_around_what_is_in_an_archive(
+    tmp_path: Path, files: list[str], expected: tuple[list[str], int]
+) -> None:
+    image = save(tmp_path / "one.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in files:
+            archive.writestr(name, image)
+    dataset = build("train", tmp_path / "a.zip")
+    assert (dataset.classes, len(dataset)) == expected
+    assert dataset[0]["images"].shape == (3, 8, 8)
+
+
 @pytest.mark.parametrize("name", ["tree.zip", "tree.tar", "tree.tar.gz", "tree.rar"])
 def test_files_that_are_no_archives(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not an archive")

@@ -97,3 +97,5 @@ def test_a_listing_that_is_kept(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(tarfile, "open", None)
     second = webdataset("train", root=str(tmp_path), image_size=4)
     assert labels(first) == labels(second) == [2, 1]
+    shard = webdataset("train", root=str(tmp_path / "a.tar"), image_size=4)
+    assert (first.where(0), shard.where(0)) == (f"{tmp_path}/a.tar/x.png",) * 2

@@ -185,6 +185,8 @@ def test_the_next_picture_stands_in_when_asked(configs, command, pictures, tmp_p
     assert answer.status == 0
     assert "dog/05.png" in answer.err
     assert answer.out == f"done: 12 images in {codes}\n"
+    answer = command("train", "tokenizer", config, "--output", run, *on_pictures(pictures, "refuse"))
+    assert_refused(answer, "00.png: corrupt (")  # and not for being the run of another config
 
 
 def test_data_check_names_corrupt_files(command, pictures, contents):

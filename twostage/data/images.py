@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from twostage.errors import TwoStageError
 
 Split = Literal["train", "test"]
+SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "validation")}
+"""What the folders of a split are called."""
 
 
 class MissingSplit(TwoStageError):

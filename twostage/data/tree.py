@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from twostage.data.images import MissingSplit, Split
+from twostage.data.images import SPLIT_FOLDERS, MissingSplit, Split
 from twostage.data.sources.archive import TarArchives, ZipArchive
 from twostage.data.sources.base import SUFFIXES, Source, is_image
 from twostage.data.sources.directory import Directory
 from twostage.data.stored import Selection, unlabelled
 from twostage.errors import TwoStageError, refuse
-
-SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "validation")}
 
 
 def open_tree(root: str | Path) -> Source:

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from twostage.config import Count
-from twostage.data.images import MissingSplit, Split
+from twostage.data.images import SPLIT_FOLDERS, MissingSplit, Split
 from twostage.data.sources.archive import TarArchives
 from twostage.data.sources.base import Source, is_image
 from twostage.data.sources.listing import kept
 from twostage.data.stored import Channels, OnCorrupt, Selection, StoredImages, unlabelled
-from twostage.data.tree import SPLIT_FOLDERS
 from twostage.errors import TwoStageError, refuse
 
 WORD = re.compile(r"[A-Za-z]+")
@@ -81,7 +80,7 @@ def _samples(root: Path, archives: list[Path]) -> tuple[Source, np.ndarray, np.n
     images = np.flatnonzero([is_image(name) for name in source.names.tolist()])
     if not len(images):
         raise TwoStageError(f"{root}: the shards hold no images")
-    stored = kept("labels", archives, lambda: {"labels": _labels(source, images)})["labels"]
+    stored = kept(f"labels of {len(images)}", archives, lambda: {"labels": _labels(source, images)})["labels"]
     return source, images, stored if len(stored) else None
 
 

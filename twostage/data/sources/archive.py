@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from twostage.data.images import SPLIT_FOLDERS
 from twostage.data.sources.base import Source, is_hidden, is_image, sorted_names
 from twostage.data.sources.listing import Arrays, kept, stamp
 from twostage.errors import TwoStageError
@@ -18,6 +19,7 @@ from twostage.errors import TwoStageError
 LOCAL_HEADER = struct.Struct("<26xHH")
 """What precedes a file in a zip archive: 30 bytes, the last four the lengths of a name and of extra fields."""
 
+SPLITS = {name.encode() for names in SPLIT_FOLDERS.values() for name in names}
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -29,7 +31,7 @@ class ZipArchive(Source):
     """
 
     def __init__(self, place: Path) -> None:
-        self.entries = kept("zip", [place], lambda: _list_zip(place))
+        self.entries = _arranged(_without_wrapper(kept("zip", [place], lambda: _list_zip(place))))
         self.stamp = stamp(place)
         super().__init__(place, self.entries["names"])
 
@@ -53,7 +55,11 @@ class TarArchives(Source):
 
     def __init__(self, place: Path, archives: list[Path]) -> None:
         self.archives = archives
-        self.entries = kept("tar", archives, lambda: _list_tars(place, archives))
+        entries = kept("tar", archives, lambda: _list_tars(archives))
+        alone = archives == [place]
+        self.entries = _arranged(
+            _without_wrapper(entries) if alone else _below_their_archives(entries, place, archives)
+        )
         self.stamps = [stamp(path) for path in archives]
         super().__init__(place, self.entries["names"])
 
@@ -88,31 +94,34 @@ def _list_zip(place: Path) -> Arrays:
     for info in found:
         if info.flag_bits & 1 or info.compress_type not in METHODS:
             raise TwoStageError(f"{place}: {info.filename} is encrypted or compressed otherwise; allowed: deflated")
-    return _without_wrapper(
-        {
-            "names": _encoded([info.filename for info in found]),
-            "offset": np.array([info.header_offset for info in found], dtype=np.int64),
-            "size": np.array([info.compress_size for info in found], dtype=np.int64),
-            "crc": np.array([info.CRC for info in found], dtype=np.int64),
-            "method": np.array([info.compress_type for info in found], dtype=np.int64),
-        }
-    )
+    return {
+        "names": _encoded([info.filename for info in found]),
+        "offset": np.array([info.header_offset for info in found], dtype=np.int64),
+        "size": np.array([info.compress_size for info in found], dtype=np.int64),
+        "crc": np.array([info.CRC for info in found], dtype=np.int64),
+        "method": np.array([info.compress_type for info in found], dtype=np.int64),
+    }
 
 
-def _list_tars(place: Path, archives: list[Path]) -> Arrays:
+def _list_tars(archives: list[Path]) -> Arrays:
     rows: list[tuple[str, int, int, int]] = []
     for i, path in enumerate(archives):
-        prefix = "" if path == place else f"{path.relative_to(place)}/"
         try:
             with tarfile.open(path, "r:") as tar:
-                rows += [(f"{prefix}{m.name.removeprefix('./')}", i, m.offset_data, m.size) for m in tar if m.isreg()]
+                rows += [(member.name, i, member.offset_data, member.size) for member in tar if member.isreg()]
         except (OSError, tarfile.TarError) as error:
             allowed = "allowed: uncompressed tar archives"
             raise TwoStageError(f"{path}: is no tar archive that can be read ({error}); {allowed}") from None
     names, *numbers = zip(*rows) if rows else ((), (), (), ())
     columns = {key: np.array(column, np.int64) for key, column in zip(("archive", "offset", "size"), numbers)}
-    entries = {"names": _encoded(list(names)), **columns}
-    return _without_wrapper(entries) if archives == [place] else _arranged(entries)
+    return {"names": _encoded([name.removeprefix("./") for name in names]), **columns}
+
+
+def _below_their_archives(entries: Arrays, place: Path, archives: list[Path]) -> Arrays:
+    """With the name of the archive before that of the file."""
+    prefixes = [os.fsencode(path.relative_to(place)) + b"/" for path in archives]
+    names = [prefixes[i] + name for i, name in zip(entries["archive"].tolist(), entries["names"].tolist())]
+    return {**entries, "names": np.array(names) if names else entries["names"]}
 
 
 def _encoded(names: list[str]) -> np.ndarray:
@@ -120,13 +129,14 @@ def _encoded(names: list[str]) -> np.ndarray:
 
 
 def _without_wrapper(entries: Arrays) -> Arrays:
-    """Archives are often of a folder: its name is taken off while the images are still in folders without it."""
-    entries = _arranged(entries)
+    """Archives are often of a folder: its name is taken off, unless it is a split's or the images would be in none."""
     names = entries["names"].tolist()
-    depth = min((name.count(b"/") for name in names if is_image(name)), default=1)
-    while depth > 1 and len({name.split(b"/")[0] for name in names}) == 1:
-        names, depth = [name.split(b"/", 1)[1] for name in names], depth - 1
-    return {**entries, "names": np.array(names) if names else entries["names"]}
+    paths = [name for name in names if is_image(name) and not is_hidden(name)]
+    wrapper, depth = b"", min((path.count(b"/") for path in paths), default=0)
+    while depth > 1 and len(heads := {path.split(b"/")[0] for path in paths}) == 1 and not heads & SPLITS:
+        wrapper, depth = wrapper + heads.pop() + b"/", depth - 1
+        paths = [path.split(b"/", 1)[1] for path in paths]
+    return {**entries, "names": np.array([name.removeprefix(wrapper) for name in names])} if wrapper else entries
 
 
 def _arranged(entries: Arrays) -> Arrays:
