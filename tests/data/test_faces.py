@@ -55,6 +55,14 @@ def test_folders_of_splits_count_where_there_are_any(tmp_path: Path) -> None:
     assert (names(train), names(test)) == (["0.png", "9.png"], ["1.png"])
 
 
+def test_nothing_held_out(tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / f"{i}.png")
+    assert len(ffhq("train", root=str(tmp_path), held_out=0)) == 3
+    with pytest.raises(TwoStageError, match="has no test images"):
+        ffhq("test", root=str(tmp_path), held_out=0)
+
+
 def test_fewer_images_than_are_held_out(tmp_path: Path) -> None:
     save(tmp_path / "0.png")
     with pytest.raises(TwoStageError, match="held_out: 10000 is not allowed; allowed: fewer than the 1 images"):

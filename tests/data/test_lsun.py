@@ -1,4 +1,6 @@
 import sys
+import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,19 @@ def test_keys_are_listed_once(root: Path, cache: Path, monkeypatch) -> None:
     assert found[2].read(4) == found[0].read(4)
     Database(root / "bedroom_val_lmdb")
     assert len(list(cache.iterdir())) == 1, "two keys are not worth keeping"
+
+
+def test_threads_open_it_once(root: Path, monkeypatch) -> None:
+    from twostage.data.sources import database
+
+    opened: list[Path] = []
+    really = database._open
+    source = Database(root / "bedroom_train_lmdb")
+    database._environments.pop(str(source.place.resolve()))[1].close()
+    monkeypatch.setattr(database, "_open", lambda place: time.sleep(0.05) or opened.append(place) or really(place))
+    with ThreadPool(4) as pool:
+        assert pool.map(source.read, range(4)) == [source.read(i) for i in range(4)]
+    assert len(opened) == 1
 
 
 def test_a_changed_database_is_listed_anew(root: Path, cache: Path, monkeypatch) -> None:

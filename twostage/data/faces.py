@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from twostage.config import Count
+from twostage.config import Count, NonNegativeInt
 from twostage.data.images import Split
 from twostage.data.stored import OnCorrupt, StoredImages, unlabelled
 from twostage.data.tree import all_images, open_tree, split_folders, split_images
@@ -27,7 +27,7 @@ def ffhq(
     *,
     root: str,
     image_size: Count = 256,
-    held_out: Count = 10_000,
+    held_out: NonNegativeInt = 10_000,
     train_list: str | None = None,
     test_list: str | None = None,
     on_corrupt: OnCorrupt = "refuse",
@@ -54,7 +54,7 @@ def celebahq(
     *,
     root: str,
     image_size: Count = 256,
-    held_out: Count = 5_000,
+    held_out: NonNegativeInt = 5_000,
     train_list: str | None = None,
     test_list: str | None = None,
     on_corrupt: OnCorrupt = "refuse",

@@ -137,11 +137,11 @@ def labelled_rows(rows: Any, training: Any, column: str, where: str) -> Selectio
     """
     values, names = rows[column][:], getattr(rows.features[column], "names", None)
     if values and isinstance(values[0], str):
-        names = sorted(set(training[column]))
+        names = sorted(set(training[column][:]))
         numbers = {name: i for i, name in enumerate(names)}
         values = [numbers.get(value, -1) for value in values]
     elif names is None and all(isinstance(value, int) for value in values):
-        names = [str(number) for number in range(1 + max([*values, *training[column]], default=0))]
+        names = [str(number) for number in range(1 + max([*values, *training[column][:]], default=0))]
     labels = np.array(values) if names is not None else np.array([])
     if names is None or labels.dtype.kind != "i" or labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
         raise TwoStageError(f"{where}: label_column {column}: its values are no classes; allowed: numbers or names")

@@ -1,6 +1,7 @@
 """LMDB databases of encoded images, as LSUN is published (Yu et al., "LSUN", 2015)."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Database(Source):
 
 
 _environments: dict[str, tuple[int, Any]] = {}
+_opening = threading.Lock()
 
 
 def environment(place: Path) -> Any:
@@ -42,11 +44,12 @@ def environment(place: Path) -> Any:
         TwoStageError: lmdb is not installed, or this is no such database.
     """
     path = os.path.realpath(place)
-    owner, opened = _environments.get(path, (0, None))
-    if owner != os.getpid():
-        if opened is not None:
-            opened.close()
-        _environments[path] = os.getpid(), (opened := _open(place))
+    with _opening:
+        owner, opened = _environments.get(path, (0, None))
+        if owner != os.getpid():
+            if opened is not None:
+                opened.close()
+            _environments[path] = os.getpid(), (opened := _open(place))
     return opened
 
 
