@@ -52,7 +52,10 @@ def _two(values: list[float]) -> list[float]:
 
 
 class OptimizerConfig(Section):
-    """AdamW with a linear warm-up, then a constant rate or a cosine to zero."""
+    """AdamW with a linear warm-up, then a constant rate or a cosine to zero.
+
+    `weight_decay` acts on matrices and kernels, not on biases, the gains of norms and embeddings.
+    """
 
     learning_rate: Positive
     betas: Annotated[list[Fraction], AfterValidator(_two)] = [0.9, 0.999]
@@ -66,7 +69,9 @@ class TrainingConfig(Section):
 
     `batch_size` is the number of examples per optimiser step, over all processes and accumulation steps.
     `channels_last` lays images out with their channels together, which convolutions may be faster with; `compile` has
-    torch.compile make the model's kernels, for which a C++ compiler is needed. Neither changes what is saved.
+    torch.compile make the model's kernels, for which a C++ compiler is needed; `gradient_checkpointing` keeps only what
+    goes into each block of a transformer and computes the rest again when gradients are taken, which needs less memory
+    and about a third more time. None of them changes what is saved.
     """
 
     steps: Count
@@ -76,6 +81,7 @@ class TrainingConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    gradient_checkpointing: bool = False
     gradient_clip: Positive | None = None
     ema_decay: Fraction | None = None
     checkpoint_every: Count = 1000
@@ -194,8 +200,8 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None)
 
 
-SPEED = ("training.channels_last", "training.compile", "training.workers")
-"""What decides only how fast a run goes may change between two commands of one run, as where its data lies may."""
+SPEED = ("training.channels_last", "training.compile", "training.gradient_checkpointing", "training.workers")
+"""What decides only how a run computes may change between two commands of one run, as where its data lies may."""
 
 
 def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -22,6 +21,7 @@ from twostage.errors import TwoStageError, refuse
 from twostage.training.checkpoints import Checkpoints
 from twostage.training.ema import average
 from twostage.training.log import RunLog
+from twostage.training.optimizer import adamw
 from twostage.training.task import Progress, StepOutput, Task
 
 
@@ -58,12 +58,7 @@ def fit(
     Raises:
         TwoStageError: the loss or its gradient is no longer finite; the step and the last checkpoint are named.
     """
-    descent = AdamW(
-        (p for p in task.parameters() if p.requires_grad),
-        lr=optimizer.learning_rate,
-        betas=(optimizer.betas[0], optimizer.betas[1]),
-        weight_decay=optimizer.weight_decay,
-    )
+    descent = adamw(task, optimizer)
     schedule = LambdaLR(descent, rate_factor(optimizer, training.steps))
     place(task, training, accelerator.device)
     ema = average(task.model, training.ema_decay) if training.ema_decay is not None else None
@@ -102,6 +97,7 @@ def fit(
                     f"{run}: the loss is {output.loss.item()} and its gradient's norm {norm} at step {step}; "
                     f"stopped before the weights were touched. Last good checkpoint: {checkpoints.newest() or 'none'}"
                 )
+            task.before_descent(descent)
             descent.step()
             schedule.step()
             descent.zero_grad(set_to_none=True)
@@ -131,13 +127,17 @@ def place(task: Task, training: TrainingConfig, device: torch.device) -> None:
     """Move the task to its device, in the layout and with the kernels asked for; the names in its state stay.
 
     Raises:
-        TwoStageError: there is no compiler to make kernels with.
+        TwoStageError: there is no compiler to make kernels with, or the model cannot compute its blocks again.
     """
     if training.compile and not any(map(shutil.which, COMPILERS)):
         raise refuse("training.compile", True, f"false, on a machine without a C++ compiler ({', '.join(COMPILERS)})")
     task.to(device)
     if training.channels_last:
         task.to(memory_format=torch.channels_last)
+    if training.gradient_checkpointing:
+        if not getattr(task.model, "_supports_gradient_checkpointing", False):
+            raise refuse("training.gradient_checkpointing", True, f"false, for a {type(task.model).__name__}")
+        task.model.enable_gradient_checkpointing()  # type: ignore[operator]
     if training.compile:
         task.model.compile()
 
