@@ -123,6 +123,25 @@ def evaluate_generation(
         report(row, output)
 
 
+@app.command("likelihood")
+def evaluate_likelihood(
+    pipeline: Annotated[Path, typer.Argument(help="run folder of an autoregressive prior, or a saved pipeline")],
+    codes: Annotated[Path, typer.Option("--codes", help="codes folder, of images that it was not trained on")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="JSON file; default likelihood.json in the run")
+    ] = None,
+) -> None:
+    """Bits per image of frozen codes; encode the test split for it."""
+    from pipelines.runs import check_output_file, load_pipeline
+
+    output = output or pipeline / "likelihood.json"
+    check_output_file(output)
+    loaded = load_pipeline(pipeline)
+    from pipelines.likelihood import evaluate_likelihood as evaluate
+
+    report(evaluate(loaded, codes), output)
+
+
 def _known_classes(choice: str | None) -> str | None:
     if choice not in (None, "balanced", "uniform", "data"):
         raise refuse("--classes", choice, "balanced, uniform, data")

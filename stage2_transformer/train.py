@@ -1,5 +1,6 @@
 """`twostage train transformer`: next-code prediction over frozen codes."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -18,18 +19,22 @@ from twostage.training.task import StepOutput, Task
 
 
 class TransformerTask(Task):
-    """Predict every code from the class and the codes before it."""
+    """Predict every code from the class and the codes before it.
+
+    Args:
+        label_dropout, token_dropout: see `code_loss`.
+    """
 
     model: TransformerPrior
 
-    def __init__(self, model: TransformerPrior, label_dropout: float) -> None:
+    def __init__(self, model: TransformerPrior, label_dropout: float, token_dropout: float = 0.0) -> None:
         super().__init__()
-        self.model, self.label_dropout = model, label_dropout
+        self.model, self.label_dropout, self.token_dropout = model, label_dropout, token_dropout
 
     def forward(self, batch: dict[str, Tensor]) -> StepOutput:
         codes = one_view(batch)["codes"]
-        loss = code_loss(self.model, codes, batch["class_label"], self.label_dropout)
-        return StepOutput(loss=loss, metrics={})
+        loss = code_loss(self.model, codes, batch["class_label"], self.label_dropout, self.token_dropout)
+        return StepOutput(loss=loss, metrics={"bits_per_image": loss.detach() * self.model.length / math.log(2)})
 
 
 def train(
@@ -51,12 +56,13 @@ def train(
         codebook_size=codes.manifest.codebook_size,
         code_shape=codes.manifest.shape,
         num_classes=codes.manifest.num_classes(conditional=config.conditional),
+        knows_no_class=config.label_dropout > 0,
     )
     if start is not None:
         check_alike(_anatomy(model), _anatomy(start), str(config.start_from))
         inherit(model, start)
     claim_run(run, config, TransformerConfig.PLACES.__contains__)
-    task = TransformerTask(model, config.label_dropout)
+    task = TransformerTask(model, config.label_dropout, config.token_dropout)
     prior = fit(task, codes, config.training, config.optimizer, run, accelerator)
     assert isinstance(prior, TransformerPrior)
     return prior
