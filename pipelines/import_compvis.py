@@ -15,6 +15,7 @@ from twostage.registry import suggest
 
 IMPORTERS: Mapping[str, str] = {
     "taming.models.vqgan.VQModel": "pipelines.compvis.vq:import_vq",
+    "taming.models.cond_transformer.Net2NetTransformer": "pipelines.compvis.taming:import_taming",
     "ldm.models.autoencoder.VQModel": "pipelines.compvis.vq:import_vq",
     "ldm.models.autoencoder.VQModelInterface": "pipelines.compvis.vq:import_vq",
     "ldm.models.diffusion.ddpm.LatentDiffusion": "pipelines.compvis.ldm:import_ldm",

@@ -10,7 +10,9 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from pipelines.compvis import parts
 from pipelines.compvis.checkpoint import copy_weights
+from pipelines.compvis.parts import FIRST_STAGE
 from pipelines.compvis.unet import UNetParams
 from pipelines.compvis.unet_weights import CLASSES, is_averaged, split_attention, unet_name, unet_weights
 from pipelines.compvis.vq import import_vq
@@ -21,13 +23,11 @@ from stage2_ldm.denoiser import LatentDenoiser
 from stage2_ldm.objectives import OBJECTIVES
 from twostage.config import Count, Positive, Section, load
 from twostage.errors import TwoStageError, refuse
-from twostage.registry import suggest
 
 AT = "model.params"
 UNETS = ("ldm.modules.diffusionmodules.openaimodel.UNetModel",)
 FIRST_STAGES = ("ldm.models.autoencoder.VQModelInterface", "ldm.models.autoencoder.VQModel")
 KL_FIRST_STAGE = "ldm.models.autoencoder.AutoencoderKL"
-FIRST_STAGE = "first_stage_model."
 UNCONDITIONAL = "__is_unconditional__"
 CONDITIONS = (UNCONDITIONAL, "ldm.modules.encoders.modules.ClassEmbedder")
 EMBEDDING = f"{CLASSES}embedding.weight"
@@ -119,7 +119,7 @@ def import_ldm(
             not those of the config.
     """
     checked = load(LDMParams, params, f"{config}: {AT}")
-    unet_params = _part(checked.unet_config, UNETS, f"{config}: {AT}.unet_config")
+    unet_params = parts.params(checked.unet_config, UNETS, f"{config}: {AT}.unet_config")
     unet = load(UNetParams, unet_params, f"{config}: {AT}.unet_config.params")
     classes = _classes(checked, unet, config)
     objective = {"timesteps": checked.timesteps, "betas": [checked.linear_start, checked.linear_end]}
@@ -134,25 +134,10 @@ def import_ldm(
     return LatentDiffusionPipeline(tokenizer, denoiser.eval(), scheduler, id2label=id2label)
 
 
-def _part(value: Any, allowed: tuple[str, ...], at: str) -> Mapping[str, Any]:
-    """The params of `{target: ..., params: ...}`, or none of a mere target, if the target is one of those."""
-    target = _target(value)
-    if target not in list(allowed):
-        raise TwoStageError(f"{at}.target: {target!r} is not imported; {suggest(target, allowed)}")
-    params = value.get("params", {}) if isinstance(value, Mapping) else {}
-    if not isinstance(params, Mapping):
-        raise refuse(f"{at}.params", params, "a mapping")
-    return params
-
-
-def _target(value: Any) -> Any:
-    return value.get("target") if isinstance(value, Mapping) else value
-
-
 def _classes(checked: LDMParams, unet: UNetParams, config: Path) -> ClassEmbedderParams | None:
     """The class embedding, if there is one, and whether it fits the UNet."""
     at = f"{config}: {AT}.cond_stage_config"
-    params = _part(checked.cond_stage_config, CONDITIONS, at)
+    params = parts.params(checked.cond_stage_config, CONDITIONS, at)
     if checked.cond_stage_config == UNCONDITIONAL:
         if unet.use_spatial_transformer:
             raise refuse(f"{at}.target", UNCONDITIONAL, f"{CONDITIONS[1]}, with use_spatial_transformer")
@@ -171,10 +156,10 @@ def _tokenizer(checked: LDMParams, weights: Mapping[str, Tensor], config: Path, 
     held = {name: value for name, value in weights.items() if name.startswith(FIRST_STAGE)}
     if not held and checked.first_stage_config is None:
         return None
-    if _target(checked.first_stage_config) == KL_FIRST_STAGE:
+    if parts.target(checked.first_stage_config) == KL_FIRST_STAGE:
         print("first stage: a KL autoencoder, which has no codes and is left out; the denoiser and its scheduler alone")
         return None
-    params = _part(checked.first_stage_config, FIRST_STAGES, f"{config}: {at}")
+    params = parts.params(checked.first_stage_config, FIRST_STAGES, f"{config}: {at}")
     if not held:
         return None
     tokenizer = import_vq(params, held, config, checkpoint, at=f"{at}.params", prefix=FIRST_STAGE)
