@@ -141,8 +141,9 @@ def test_the_next_good_image_stands_in(root: Path) -> None:
     for name in ("cat/a.jpg", "cat/b.png", "dog/b.bmp"):
         truncate(root / "train" / name)
     dataset = build("train", root, on_corrupt="skip")
-    with pytest.warns(UserWarning, match=r"b\.png: corrupt .*; the next image stands in for it"):
-        found = [dataset[i] for i in range(5)]
+    with pytest.warns(UserWarning, match="corrupt .*; the next image stands in for it") as said:
+        found = [dataset[i] for i in (*range(5), *range(5))][5:]
+    assert [str(warning.message).split(": ")[0][-5:] for warning in said] == ["a.jpg", "b.png", "b.bmp"]
     assert [one["class_label"] for one in found] == [0, 0, 0, 1, 0]
     assert all(torch.equal(one["images"], other["images"]) for one, other in zip(found, expected))
 
@@ -320,6 +321,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
         dataset[1]
 
 
+def test_links_into_one_another(tmp_path: Path) -> None:
+    for name, other in ("ab", "ba"):
+        save(tmp_path / name / f"{name}.png")
+        (tmp_path / name / "to").symlink_to(tmp_path / other)
+    assert names(build("train", tmp_path)) == ["a.png", "b.png", "b.png", "a.png"]
+
+
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     save(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xc3\xa9.png"))
     assert build("train", tmp_path)[0]["images"].shape == (3, 8, 8)
@@ -346,6 +354,12 @@ def test_folders_around_what_is_in_an_archive(
     dataset = build("train", tmp_path / "a.zip")
     assert (dataset.classes, len(dataset)) == expected
     assert dataset[0]["images"].shape == (3, 8, 8)
+
+
+def test_an_archive_of_a_split_alone(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(save(tmp_path / "one.png"), "val/cat/1.png")
+    assert build("test", tmp_path / "a.zip").classes == ["cat"]
 
 
 @pytest.mark.parametrize("name", ["tree.zip", "tree.tar", "tree.tar.gz", "tree.rar"])

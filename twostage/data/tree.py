@@ -97,7 +97,7 @@ def split_images(
     folders = split_folders(source, images)
     if held_out and "test" in folders:
         where = f"{source.place}/{os.fsdecode(folders['test'])}"
-        raise refuse("held_out", held_out, f"0, for {where} holds the test images")
+        raise refuse("data.held_out", held_out, f"0, for {where} holds the test images")
     if split in folders and not held_out:
         return images_below(source, folders[split]), folders[split]
     if "test" in folders or (split == "test" and not held_out):
@@ -106,7 +106,7 @@ def split_images(
         raise MissingSplit(f"{source.place}: has no {split} images; allowed: {allowed}")
     rest = images_below(source, folders.get("train", b""))
     if held_out >= len(rest):
-        raise refuse("held_out", held_out, f"fewer than the {len(rest)} images in {source.place}")
+        raise refuse("data.held_out", held_out, f"fewer than the {len(rest)} images in {source.place}")
     chosen = hold_out(source.names[rest], held_out)
     return rest[chosen if split == "test" else ~chosen], folders.get("train", b"")
 

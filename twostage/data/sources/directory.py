@@ -40,10 +40,13 @@ def _files_below(root: bytes) -> Iterator[bytes]:
                     continue
                 if not entry.is_dir():
                     yield prefix + entry.name
-                elif not entry.is_symlink():
-                    waiting.append((entry.path, prefix + entry.name + b"/", entered))
-                elif not _leads_back(target := os.path.realpath(entry.path), (*entered, os.path.realpath(folder))):
-                    waiting.append((entry.path, prefix + entry.name + b"/", (*entered, target)))
+                    continue
+                inside = entered
+                if entry.is_symlink():
+                    inside = (*entered, os.path.realpath(folder), target := os.path.realpath(entry.path))
+                    if _leads_back(target, inside[:-1]):
+                        continue
+                waiting.append((entry.path, prefix + entry.name + b"/", inside))
 
 
 def _leads_back(target: bytes, folders: tuple[bytes, ...]) -> bool:
