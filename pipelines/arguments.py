@@ -14,5 +14,8 @@ def known_split(split: str | None) -> str | None:
     return split
 
 
+Checkpoint = Annotated[
+    int | None, typer.Option("--checkpoint", help="a step of the run whose checkpoint is kept, in place of its end")
+]
 Data = Annotated[str | None, typer.Option("--data", help="folder of the data, in place of the config's data.root")]
 Split = Annotated[str, typer.Option("--split", help="train or test", callback=known_split)]

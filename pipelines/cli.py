@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipelines.arguments import Data, Split
+from pipelines.arguments import Checkpoint, Data, Split
 from pipelines.evaluate_commands import app as evaluate_app
 from pipelines.options import sampling_options
 from twostage.errors import TwoStageError
@@ -137,6 +137,7 @@ def sample(
         list[str] | None, typer.Option("--class-label", help="id or name; may be repeated; default: every class")
     ] = None,
     num_images: Annotated[int, typer.Option("--num-images", help="images per label")] = 8,
+    checkpoint: Checkpoint = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     *,
     options: dict[str, Any],
@@ -145,7 +146,7 @@ def sample(
     from pipelines.runs import check_output, load_pipeline
 
     check_output(output)
-    loaded = load_pipeline(pipeline)
+    loaded = load_pipeline(pipeline, checkpoint)
     from pipelines.sample import sample_to_folder
 
     labels = [int(label) if re.fullmatch(r"-?\d+", label) else label for label in class_label or []]

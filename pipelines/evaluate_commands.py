@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.arguments import Data, Split, known_split
+from pipelines.arguments import Checkpoint, Data, Split, known_split
 from pipelines.options import sampling_options
 from twostage.errors import refuse
 
@@ -71,6 +71,7 @@ def evaluate_generation(
         str | None, typer.Option("--classes", help="of samples: balanced, uniform, data; default: the protocol's")
     ] = None,
     network: Network = None,
+    checkpoint: Checkpoint = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="images drawn together")] = 100,
     save_images: Annotated[Path | None, typer.Option("--save-images", help="folder for the samples as PNG")] = None,
@@ -91,13 +92,13 @@ def evaluate_generation(
     from twostage.metrics.generation_protocols import generation_protocol
 
     how = generation_protocol(protocol).changed(split=split, classes=_known_classes(classes))
-    output = output or pipeline / "metrics.json"
+    output = output or pipeline / ("metrics.json" if checkpoint is None else f"metrics_step_{checkpoint:08d}.json")
     for file in filter(None, (output, save_npz)):
         check_output_file(file)
     for folder in filter(None, (save_images, cache)):
         check_output(folder)
     join_processes()
-    loaded = load_pipeline(pipeline)
+    loaded = load_pipeline(pipeline, checkpoint)
     from pipelines.generation import Request
     from pipelines.generation import evaluate_generation as evaluate
     from twostage.metrics.features import load_network

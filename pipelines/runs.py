@@ -81,8 +81,12 @@ def pipeline_folder(path: Path) -> Path:
     raise TwoStageError(f"{path}: holds no pipeline ({why}); train a prior first")
 
 
-def load_pipeline(path: str | Path) -> Any:
-    """The pipeline of a run folder or of a folder of its own, of whichever kind it is, on the GPU if any."""
+def load_pipeline(path: str | Path, checkpoint: int | None = None) -> Any:
+    """The pipeline of a run folder or of a folder of its own, of whichever kind it is, on the GPU if any.
+
+    Args:
+        checkpoint: a step of the run, whose weights replace those of the end.
+    """
     folder = pipeline_folder(Path(path))
     name = read_json(folder / "model_index.json").get("_class_name")
     if name not in ("LatentDiffusionPipeline", "AutoregressivePipeline"):
@@ -93,9 +97,15 @@ def load_pipeline(path: str | Path) -> Any:
 
     disable_progress_bar()
     try:
-        return getattr(pipelines, name).from_pretrained(folder).to(_device())
+        pipeline = getattr(pipelines, name).from_pretrained(folder).to(_device())
     except (OSError, ValueError) as error:
         raise TwoStageError(f"{folder}: could not be loaded ({error})") from error
+    if checkpoint is not None:
+        from twostage.training.checkpoints import Checkpoints
+
+        prior = pipeline.denoiser if name == "LatentDiffusionPipeline" else pipeline.prior
+        prior.load_state_dict(Checkpoints(Path(path) / "checkpoints").averaged_weights(checkpoint))
+    return pipeline
 
 
 def _device() -> str:

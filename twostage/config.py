@@ -71,7 +71,8 @@ class TrainingConfig(Section):
     `channels_last` lays images out with their channels together, which convolutions may be faster with; `compile` has
     torch.compile make the model's kernels, for which a C++ compiler is needed; `gradient_checkpointing` keeps only what
     goes into each block of a transformer and computes the rest again when gradients are taken, which needs less memory
-    and about a third more time. None of them changes what is saved.
+    and about a third more time. None of them changes what is saved. Of the checkpoints the newest `keep_checkpoints`
+    stay, for `--checkpoint` of the commands that sample.
     """
 
     steps: Count
@@ -85,6 +86,7 @@ class TrainingConfig(Section):
     gradient_clip: Positive | None = None
     ema_decay: Fraction | None = None
     checkpoint_every: Count = 1000
+    keep_checkpoints: Count = 2
     log_every: Count = 50
     workers: NonNegativeInt = 0
     tensorboard: bool = False
@@ -200,8 +202,10 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None)
 
 
-SPEED = ("training.channels_last", "training.compile", "training.gradient_checkpointing", "training.workers")
-"""What decides only how a run computes may change between two commands of one run, as where its data lies may."""
+KEEPING = tuple(
+    f"training.{key}" for key in ("channels_last", "compile", "gradient_checkpointing", "keep_checkpoints", "workers")
+)
+"""What leaves a run's numbers alone may change between two commands of one run, as where its data lies may."""
 
 
 def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None:
@@ -217,7 +221,7 @@ def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None
     if path.exists():
         before, now = flatten(read_yaml(path)), flatten(values)
         for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key) and key not in SPEED and not ignore(key):
+            if before.get(key) != now.get(key) and key not in KEEPING and not ignore(key):
                 raise TwoStageError(
                     f"{run}: holds a run of another config ({key}: {before.get(key)!r} there, {now.get(key)!r} here); "
                     "choose another --output, or remove that folder"

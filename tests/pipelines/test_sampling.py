@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from pipelines import LatentDiffusionPipeline
+from pipelines.provenance import pipeline_fingerprint
+from pipelines.runs import load_pipeline
 from stage2_ldm.objectives.diffusion import Diffusion
 from stage2_ldm.objectives.flow import Flow
 from twostage.errors import TwoStageError
@@ -175,6 +177,8 @@ def test_a_tokenizer_in_another_form_decodes_the_same_codes(copied, form):
 FRESH = """
 import sys, torch
 from pipelines import LatentDiffusionPipeline
+from pipelines.provenance import pipeline_fingerprint
+from pipelines.runs import load_pipeline
 pipe = LatentDiffusionPipeline.from_pretrained(sys.argv[1])
 pipe.set_progress_bar_config(disable=True)
 generator = torch.Generator().manual_seed(0)
@@ -207,3 +211,21 @@ def test_what_needs_no_class_is_refused_where_it_was_never_trained(copied, call,
     with pytest.raises(TwoStageError, match=words):
         pipeline(num_inference_steps=1, **call)
     assert len(pipeline(0, num_inference_steps=1).images) == 1
+
+
+@pytest.mark.parametrize("prior", ["ldm", "transformer"])
+def test_a_kept_checkpoint_is_the_model_of_its_step(chain, prior):
+    run = chain / prior
+    steps = sorted(int(path.stem.removeprefix("step_")) for path in (run / "checkpoints").iterdir())
+    end, earlier, last = (pipeline_fingerprint(load_pipeline(run, step)) for step in (None, steps[0], steps[-1]))
+    assert last == end
+    assert earlier != end
+    with pytest.raises(TwoStageError, match=f"--checkpoint: 1 is not allowed; .*{steps[0]}, {steps[-1]}"):
+        load_pipeline(run, 1)
+
+
+@pytest.mark.parametrize("words", [("sample",), ("evaluate", "generation")])
+def test_commands_know_checkpoints(chain, command, tmp_path, words):
+    answer = command(*words, chain / "ldm", "--output", tmp_path / "there", "--checkpoint", 1)
+    assert answer.status == 2
+    assert "--checkpoint: 1 is not allowed" in answer.err

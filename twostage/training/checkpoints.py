@@ -1,4 +1,4 @@
-"""Checkpoints: one file per step, written whole or not at all, the newest two kept."""
+"""Checkpoints: one file per step, written whole or not at all, the newest few kept."""
 
 import zipfile
 from collections.abc import Iterator
@@ -8,24 +8,26 @@ from typing import Any
 
 import torch
 
-from twostage.errors import TwoStageError
+from twostage.errors import TwoStageError, refuse
 from twostage.files import atomic
-
-KEPT = 2
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, `step_00001000.pt` and so on."""
+    """The checkpoints of one run folder, `step_00001000.pt` and so on.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        kept: so many of the newest.
+    """
+
+    def __init__(self, folder: Path, kept: int = 2) -> None:
+        self.folder, self.kept = folder, kept
 
     def newest(self) -> Path | None:
         """The checkpoint of the latest step, or None."""
         return max(self.folder.glob("step_*.pt"), default=None)
 
     def save(self, parts: dict[str, Any], step: int) -> None:
-        """Write the state of every part, then remove all but the newest `KEPT` checkpoints.
+        """Write the state of every part, then remove all but the newest checkpoints.
 
         Raises:
             TwoStageError: the file system refused; the checkpoints already there stay.
@@ -34,7 +36,7 @@ class Checkpoints:
         path = self.folder / f"step_{step:08d}.pt"
         with atomic(path, refusals=(RuntimeError,)) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
-        for old in sorted(self.folder.glob("step_*.pt"))[:-KEPT]:
+        for old in sorted(self.folder.glob("step_*.pt"))[: -self.kept]:
             old.unlink()
 
     def restore(self, parts: dict[str, Any]) -> int:
@@ -63,6 +65,22 @@ class Checkpoints:
             return {}
         with _legible(path):
             return _read(path)[part]
+
+    def averaged_weights(self, step: int) -> dict[str, Any]:
+        """The model as a run that ended at that step would have left it: its moving average, if the run keeps one.
+
+        Raises:
+            TwoStageError: there is no checkpoint of that step, or it cannot be read.
+        """
+        path = self.folder / f"step_{step:08d}.pt"
+        if not path.is_file():
+            steps = [int(found.stem.removeprefix("step_")) for found in sorted(self.folder.glob("step_*.pt"))]
+            raise refuse("--checkpoint", step, f"a step of {self.folder}: {', '.join(map(str, steps)) or 'none'}")
+        with _legible(path):
+            state = _read(path)
+        part, prefix = ("ema", "module.") if "ema" in state else ("task", "model.")
+        weights = state[part].items()
+        return {name.removeprefix(prefix): value for name, value in weights if name.startswith(prefix)}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def fit(
     parts: dict[str, Any] = {"task": task, "optimizer": descent, "schedule": schedule}
     if ema is not None:
         parts["ema"] = ema
-    checkpoints = Checkpoints(run / "checkpoints")
+    checkpoints = Checkpoints(run / "checkpoints", training.keep_checkpoints)
     start = checkpoints.restore(parts)
     wrapped, descent = accelerator.prepare(task, descent)
     task.train()
