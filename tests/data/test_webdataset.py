@@ -11,16 +11,16 @@ from twostage.data.webdataset import webdataset
 from twostage.errors import TwoStageError
 
 
-def write(path: Path, samples: dict[str, str | None]) -> Path:
+def write(path: Path, samples: dict[str, str | None], ending: str = "png") -> Path:
     """A shard with an image, its label if there is one, and a file of no interest for each sample."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = io.BytesIO()
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(image, "PNG")
     with tarfile.open(path, "w") as tar:
         for key, label in samples.items():
-            files = {"png": image.getvalue(), "json": b"{}"} | ({} if label is None else {"cls": label.encode()})
-            for ending, content in files.items():
-                member = tarfile.TarInfo(f"{key}.{ending}")
+            files = {ending: image.getvalue(), "json": b"{}"} | ({} if label is None else {"cls": label.encode()})
+            for name, content in files.items():
+                member = tarfile.TarInfo(f"{key}.{name}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return path
@@ -57,6 +57,11 @@ def test_keys_with_folders_and_dots_in_them(tmp_path: Path) -> None:
 def test_one_shard_and_no_labels(tmp_path: Path) -> None:
     dataset = webdataset("train", root=str(write(tmp_path / "a.tar", {"x": None, "y": None})), image_size=4)
     assert (labels(dataset), dataset.classes) == ([0, 0], [])
+
+
+def test_a_sample_is_called_by_what_is_before_the_first_dot(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", {"sample_1": "1"}, ending="left.png")
+    assert labels(webdataset("train", root=str(tmp_path), image_size=4)) == [1]
 
 
 @pytest.mark.parametrize(
