@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stage1_tokenizer.adversarial import Adversary, last_layer
 from stage1_tokenizer.config import LossConfig, TokenizerConfig, WarmStart
 from stage1_tokenizer.finetune import inherit_discriminator, inherit_tokenizer
 from stage1_tokenizer.health import CodebookHealth, advice
 from stage1_tokenizer.losses import Likeness, data_variance
-from stage1_tokenizer.quantizers.base import QuantizerOutput
+from stage1_tokenizer.quantizers.base import QuantizerOutput, forget_moved
 from stage1_tokenizer.report import Pictures
 from stage1_tokenizer.tokenizer import VQTokenizer
 from twostage.config import claim_run
@@ -75,6 +76,9 @@ class TokenizerTask(Task):
         self.quantized = progress.step >= self.warm_start.steps
         if progress.step == self.warm_start.steps:
             self.start_codebook(self.warm_start.features)
+
+    def before_descent(self, optimizer: Optimizer) -> None:
+        forget_moved(self.model.quantizer, optimizer)
 
     def start_codebook(self, count: int) -> None:
         """Set the codebook to the k-means centroids of `count` features."""

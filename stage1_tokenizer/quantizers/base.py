@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim import Optimizer
 
 from stage1_tokenizer.quantizers.kmeans import kmeans
 from stage1_tokenizer.quantizers.nearest import Distance
@@ -50,12 +51,15 @@ class Quantizer(nn.Module):
         maps: q, how many codes stand for one feature.
         entries: how many vectors there are to choose from over all code maps; K, unless maps have codebooks of
             their own.
+        unmoved: of a quantiser that moves codes past the optimiser and wants it to forget them, which codes it has not
+            moved since the last descent, bool [K]; else None.
         learns_codebook: false where the vectors are fixed by a rule, so that a warm start has nothing to set.
     """
 
     codebook: Tensor
     distance: Distance = "l2"
     learns_codebook = True
+    unmoved: Tensor | None = None
 
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
@@ -160,6 +164,17 @@ class _Terms(torch.autograd.Function):
             difference * (scale * commitment) if to_features else None,
             difference * (-scale * codebook) if to_vectors else None,
         )
+
+
+@torch.no_grad()
+def forget_moved(quantizer: Quantizer, optimizer: Optimizer) -> None:
+    """Set to zero what an optimiser remembers of the gradients of codes, but for those `unmoved`."""
+    for part in quantizer.modules():
+        if isinstance(part, Quantizer) and part.unmoved is not None:
+            for moment in optimizer.state.get(part.codebook, {}).values():
+                if moment.shape == part.codebook.shape:
+                    moment.mul_(part.unmoved[:, None])
+            part.unmoved = None
 
 
 def codebook_metrics(counts: Tensor) -> dict[str, Tensor]:

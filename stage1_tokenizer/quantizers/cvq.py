@@ -44,6 +44,8 @@ class CVQ(Quantizer):
         contrastive_weight: 0 leaves the contrastive term out.
         temperature: of the contrastive term.
         decay: gamma of Eq. 4.
+        moments: what becomes of the optimiser's moments of a code that Eq. 6 moves by more than eps: `kept`, as
+            in the published code, or `reset` to zero. The latter helps from a cold start; see docs/cvq_moments.md.
         straight_through: how the gradient gets past the code.
         commitment_weight: beta of the commitment loss.
     """
@@ -64,6 +66,7 @@ class CVQ(Quantizer):
         contrastive_weight: NonNegative = 1.0,
         temperature: Positive = 0.07,
         decay: Fraction = 0.99,
+        moments: Literal["kept", "reset"] = "kept",
         straight_through: StraightThrough = "plain",
         commitment_weight: NonNegative = 0.25,
     ) -> None:
@@ -72,7 +75,7 @@ class CVQ(Quantizer):
         self.anchors = RULES[anchor]
         self.update = update
         self.contrastive_weight, self.temperature = contrastive_weight, temperature
-        self.decay, self.commitment_weight = decay, commitment_weight
+        self.decay, self.moments, self.commitment_weight = decay, moments, commitment_weight
         self.estimator = ESTIMATORS[straight_through]
         self.codebook = nn.Parameter(uniform_codebook(codebook_size, dim))
         self.register_buffer("average_usage", torch.zeros(codebook_size))
@@ -115,6 +118,9 @@ class CVQ(Quantizer):
             if len(starved):
                 codes, weight = self.codebook[starved], alpha[starved, None].to(self.codebook)
                 self.codebook[starved] = (1 - weight) * codes + weight * self.anchors(codes, features, self.distance)
+            if self.moments == "reset":
+                stays = alpha <= EPSILON
+                self.unmoved = stays if self.unmoved is None else stays & self.unmoved
         self.updates += 1
 
     def initialize_codebook(self, centroids: Tensor) -> None:

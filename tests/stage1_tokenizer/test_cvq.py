@@ -1,11 +1,14 @@
 """CVQ's updates against a literal transcription of the paper's equations, and that they revive dead codes."""
 
+import copy
 import math
 
 import pytest
 import torch
 
+from stage1_tokenizer.quantizers.base import forget_moved
 from stage1_tokenizer.quantizers.cvq import CVQ
+from stage1_tokenizer.quantizers.residual import Residual
 
 K, D, GAMMA, EPS = 12, 5, 0.9, 1e-3
 
@@ -77,3 +80,34 @@ def test_offline_clusters_in_the_first_step_only_but_goes_on_counting():
     quantizer(torch.randn(2, 2, 4, 4))
     assert torch.equal(quantizer.codebook, codebook)
     assert not torch.equal(quantizer.average_usage, usage)
+
+
+@pytest.mark.parametrize("moments", ["kept", "reset"])
+def test_the_optimiser_forgets_codes_that_were_moved(moments):
+    torch.manual_seed(0)
+    quantizer = CVQ(6, 2, anchor="closest", contrastive_weight=0.0, moments=moments, decay=0.99)
+    optimizer = torch.optim.AdamW(quantizer.parameters())
+    state = optimizer.state[quantizer.codebook]
+    state |= {name: torch.rand(6, 2) for name in ("exp_avg", "exp_avg_sq")} | {"step": torch.tensor(7.0)}
+    before, left = copy.deepcopy(state), torch.ones(6)
+    for _ in range(2):  # two micro-batches
+        quantizer(torch.randn(4, 2, 4, 4))
+        if moments == "reset":
+            left *= torch.exp(-quantizer.average_usage * 6 * 10 / 0.01 - 1e-3) <= 1e-3
+    assert torch.equal(state["exp_avg"], before["exp_avg"])
+    for _ in range(2):  # the second time no code has moved since
+        forget_moved(quantizer, optimizer)
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(state[name], before[name] * left[:, None])
+    assert state["step"] == 7
+    assert left.sum() == {"kept": 6, "reset": 3}[moments]
+
+
+def test_codes_within_another_quantiser_too():
+    residual = Residual(6, 2, inner={"name": "cvq", "moments": "reset"})
+    residual(torch.randn(2, 2, 4, 4))
+    parts = [part for part in residual.modules() if isinstance(part, CVQ)]
+    assert parts
+    assert all(part.unmoved is not None for part in parts)
+    forget_moved(residual, torch.optim.AdamW(residual.parameters()))
+    assert all(part.unmoved is None for part in parts)

@@ -70,7 +70,9 @@ class TestResume:
         self.check(train, lambda: line_task(nn.Dropout(0.5), nn.BatchNorm1d(8).double()), tmp_path, step, **options)
 
     @pytest.mark.parametrize("step", [1, 2, 3, 5])
-    @pytest.mark.parametrize("quantizer", [{}, {"anchor": "unique", "distance": "l2"}, {"name": "vq"}], ids=str)
+    @pytest.mark.parametrize(
+        "quantizer", [{}, {"anchor": "unique", "distance": "l2", "moments": "reset"}, {"name": "vq"}], ids=str
+    )
     def test_a_tokenizer(self, train, tokenizer_task, tmp_path, step, quantizer):
         """Within the warm start, just before k-means, and after it."""
         self.check(
@@ -83,6 +85,14 @@ class TestResume:
             accumulation=2,
             ema_decay=0.9,
         )
+
+    def test_the_task_hears_of_every_descent_before_it(self, train, tokenizer_task):
+        """What CVQ's option changes is all in that call: the codes that are moved are the same."""
+        codebooks = []
+        for moments in ("kept", "reset"):
+            task = tokenizer_task(moments=moments, anchor="closest", decay=0.5)
+            codebooks.append(train(task, moments, batch_size=16, accumulation=2).quantizer.codebook)
+        assert not torch.equal(*codebooks)
 
     def test_a_finished_run_changes_nothing(self, train, line_task, tmp_path):
         first = train(line_task())

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class Task(nn.Module):
 
     def before_step(self, progress: Progress) -> None:
         """Called before every optimiser step, in training mode: phases and schedules."""
+
+    def before_descent(self, optimizer: Optimizer) -> None:
+        """Called after it, when all gradients are there and finite: for what the optimiser remembers of before."""
 
     def players(self) -> Sequence[nn.Module]:
         """Parts that between them hold every parameter; the gradient of each is clipped by its own norm."""
