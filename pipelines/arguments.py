@@ -14,6 +14,9 @@ def known_split(split: str | None) -> str | None:
     return split
 
 
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="images that go through the networks together, on each process")
+]
 Checkpoint = Annotated[
     int | None, typer.Option("--checkpoint", help="a step of the run whose checkpoint is kept, in place of its end")
 ]

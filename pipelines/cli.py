@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipelines.arguments import Checkpoint, Data, Split
+from pipelines.arguments import BatchSize, Checkpoint, Data, Split
 from pipelines.evaluate_commands import app as evaluate_app
 from pipelines.options import sampling_options
 from twostage.errors import TwoStageError
@@ -23,7 +23,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _say("interrupted; the same command resumes a training or an evaluation, and does anything else anew")
+            _say(
+                "interrupted; the same command resumes a training, encoding or evaluation, and does anything else anew"
+            )
             raise typer.Exit(130) from None
 
 
@@ -116,16 +118,28 @@ def encode(
     views: Annotated[
         str, typer.Option("--views", help="of each image: none (but itself), flips, or ten-crop")
     ] = "none",
+    batch_size: BatchSize = 256,
 ) -> None:
-    """Freeze a data set's codes: one pass of a tokenizer, to disk."""
+    """Freeze a data set's codes: one pass of a tokenizer, to disk; the same command goes on where it stopped."""
+    from pipelines.processes import is_first, join_processes
     from pipelines.runs import check_output, data_of, load_tokenizer, with_root
 
     check_output(output)
+    join_processes()
     source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
     from stage1_tokenizer.encode import encode as encode_dataset
 
-    manifest = encode_dataset(loaded, source, output, split=split, latents=latents, views=views)  # type: ignore[arg-type]
-    typer.echo(f"done: {manifest.count} images in {output}")
+    manifest = encode_dataset(
+        loaded,
+        source,
+        output,
+        split=split,  # type: ignore[arg-type]
+        latents=latents,
+        views=views,
+        batch_size=batch_size,
+    )
+    if is_first():
+        typer.echo(f"done: {manifest.count} images in {output}")
 
 
 @app.command()

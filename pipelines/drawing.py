@@ -27,7 +27,7 @@ from twostage.metrics.features import FeatureNetwork
 from twostage.metrics.gaussian import fit_gaussian
 from twostage.metrics.generation import FeatureSet
 from twostage.metrics.outputs import Features
-from twostage.metrics.parts import Parts, claim, pixel_digest
+from twostage.parts import Parts, claim, pixel_digest
 from twostage.pictures import save_image
 from twostage.training.distributed import rank, world_size
 

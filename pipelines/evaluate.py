@@ -17,10 +17,10 @@ from twostage.errors import refuse
 from twostage.metrics.codebook import CodebookMetrics
 from twostage.metrics.features import STANDARD_ROWS, FeatureNetwork
 from twostage.metrics.gaussian import fit_gaussian, frechet_distance
-from twostage.metrics.parts import pixel_digest
 from twostage.metrics.protocols import PROTOCOLS, Protocol
 from twostage.metrics.reconstruction import ReconstructionMetrics, lpips_distance
 from twostage.metrics.weights import Missing
+from twostage.parts import pixel_digest
 from twostage.training.distributed import rank, world_size
 
 

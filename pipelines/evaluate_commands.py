@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.arguments import Checkpoint, Data, Split, known_split
+from pipelines.arguments import BatchSize, Checkpoint, Data, Split, known_split
 from pipelines.options import sampling_options
 from twostage.errors import refuse
 
@@ -29,6 +29,7 @@ def evaluate_reconstruction(
     protocol: Annotated[
         str, typer.Option("--protocol", help="default, or cvq: JPEG pairs as in the paper")
     ] = "default",
+    batch_size: BatchSize = 256,
 ) -> None:
     """L1, PSNR, SSIM, LPIPS, rFID, usage and perplexity."""
     from pipelines.processes import join_processes
@@ -41,12 +42,12 @@ def evaluate_reconstruction(
     from pipelines.evaluate import evaluate_reconstruction as evaluate
     from pipelines.provenance import describe_network, libraries
     from twostage.data import DATASETS
+    from twostage.data.identity import without_place
     from twostage.metrics.features import load_network
-    from twostage.metrics.reference import without_place
     from twostage.models import fingerprint
 
     dataset, eye = DATASETS.build(source, split=split), load_network(network, loaded.device)
-    row = evaluate(loaded, dataset, eye, protocol=protocol)
+    row = evaluate(loaded, dataset, eye, protocol=protocol, batch_size=batch_size)
     images = {"split": split, "data": without_place(source), "pixels": row.pop("pixels")}
     made = {"model": fingerprint(loaded), "network": describe_network(eye), "libraries": libraries()}
     report({**row, "images": images, **made}, output)
@@ -73,7 +74,7 @@ def evaluate_generation(
     network: Network = None,
     checkpoint: Checkpoint = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="images drawn together")] = 100,
+    batch_size: BatchSize = 100,
     save_images: Annotated[Path | None, typer.Option("--save-images", help="folder for the samples as PNG")] = None,
     save_npz: Annotated[Path | None, typer.Option("--save-npz", help="file for the samples as one array")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="also a distance for each class")] = False,

@@ -10,7 +10,7 @@ import torch
 from pipelines.class_choice import choose_classes
 from pipelines.drawing import Drawing, Drawn, check_image_folder, draw, save_npz, save_pngs
 from pipelines.memorisation import QUERIES, Queries, memorisation
-from pipelines.processes import is_first, meet
+from pipelines.processes import is_first
 from pipelines.provenance import describe_network, libraries, pipeline_fingerprint, sampling_settings
 from pipelines.sample import check_options, sample_some
 from twostage.errors import refuse
@@ -21,6 +21,7 @@ from twostage.metrics.generation_protocols import GenerationProtocol
 from twostage.metrics.reference import Reference, check_image_size, data_reference
 from twostage.metrics.reference_file import file_reference
 from twostage.metrics.weights import Missing
+from twostage.training.distributed import meet
 
 PER_CLASS = 100
 """A class with fewer images on either side has no FID of its own."""

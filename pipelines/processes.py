@@ -18,16 +18,6 @@ def join_processes() -> None:
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
-def meet() -> None:
-    """Go on when every process is here."""
-    from twostage.training.distributed import world_size
-
-    if world_size() > 1:
-        from torch import distributed
-
-        distributed.barrier()
-
-
 def is_first() -> bool:
     """Whether this process reports."""
     from twostage.training.distributed import rank

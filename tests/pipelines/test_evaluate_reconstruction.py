@@ -8,7 +8,7 @@ import torch
 from pipelines.evaluate import evaluate_reconstruction
 from twostage.data import DATASETS
 from twostage.metrics.features import load_network
-from twostage.metrics.parts import pixel_digest
+from twostage.parts import pixel_digest
 
 NETWORK = """
 import torch

@@ -62,11 +62,11 @@ def test_a_full_disk_while_training_keeps_the_checkpoint_there_was(chain, comman
 @pytest.mark.parametrize("size", [100, 2000])
 def test_a_full_disk_while_encoding_keeps_the_codes_there_were(chain, command, tmp_path, size, contents):
     codes = shutil.copytree(chain / "codes", tmp_path / "codes")
-    before = contents(tmp_path)
+    before = contents(codes)
     with full_disk(size):
         answer = command("encode", "--tokenizer", chain / "tokenizer", "--output", codes)
     assert_could_not_write(answer, codes)
-    assert contents(tmp_path) == before
+    assert contents(codes) == before
 
 
 def test_a_full_disk_while_saving_a_pipeline_keeps_the_one_there_was(chain, command, tmp_path, contents):

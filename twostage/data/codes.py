@@ -82,8 +82,7 @@ def write_codes(
     Raises:
         TwoStageError: the folder holds something else, which writing would replace; or the file system refused.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise TwoStageError(f"{folder}: is not empty and holds no codes; choose another --output")
+    check_codes_folder(folder)
     files: dict[str, str] = {}
     count, views, shape, has_latents = 0, 1, [0, 0], False
     with atomic(folder.absolute()) as temporary:
@@ -108,6 +107,16 @@ def write_codes(
         )
         write_json(temporary / MANIFEST, asdict(manifest))
     return manifest
+
+
+def check_codes_folder(folder: Path) -> None:
+    """Codes replace codes, and nothing else.
+
+    Raises:
+        TwoStageError: the folder holds something else.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise TwoStageError(f"{folder}: is not empty and holds no codes; choose another --output")
 
 
 def _save(path: Path, array: np.ndarray) -> None:

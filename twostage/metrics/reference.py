@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from twostage.data import DATASETS
+from twostage.data.identity import listing, without_place
 from twostage.data.images import ImageDataset, to_uint8
 from twostage.errors import refuse
 from twostage.files import atomic, read_json, write_json
@@ -28,7 +29,7 @@ from twostage.metrics.features import FeatureNetwork
 from twostage.metrics.gaussian import Gaussian, fit_gaussian
 from twostage.metrics.generation import FeatureSet
 from twostage.metrics.outputs import Features
-from twostage.metrics.parts import Parts, claim, pixel_digest, sha256
+from twostage.parts import Parts, claim, pixel_digest, sha256
 from twostage.training.distributed import rank
 
 PART = 256
@@ -141,25 +142,6 @@ def fill(parts: Parts, images_of: Callable[[list[range]], Iterator[Chunk]], netw
             found = network.extract(images)
             parts.write(part, {"features": found.features, "labels": labels}, pixels=pixel_digest(images))
             bar.update(len(images))
-
-
-def without_place(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The component of a data set but for where its files lie; a root that is no path is a name, and stays."""
-    return {key: value for key, value in data.items() if key != "root" or not Path(value).exists()}
-
-
-def listing(data: Mapping[str, Any]) -> str:
-    """SHA-256 over name, size and time of change of every file that an option of a data set names, folders wholly."""
-    named = {key: Path(value) for key, value in data.items() if key != "name" and isinstance(value, str) and value}
-    found = {key: list(_files(path)) for key, path in named.items()}
-    return sha256({key: files for key, files in found.items() if files})
-
-
-def _files(path: Path) -> Iterator[tuple[str, int, int]]:
-    paths = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in paths:
-        told = file.stat()
-        yield str(file.relative_to(path)), told.st_size, told.st_mtime_ns
 
 
 def check_image_size(reference: Reference, image_size: int) -> None:

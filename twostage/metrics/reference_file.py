@@ -19,9 +19,9 @@ from torch import Tensor
 from twostage.errors import TwoStageError, refuse
 from twostage.metrics.features import STANDARD_ROWS, FeatureNetwork
 from twostage.metrics.gaussian import Gaussian
-from twostage.metrics.parts import Parts, claim
 from twostage.metrics.reference import PART, Chunk, Reference, fill
 from twostage.metrics.weights import digest
+from twostage.parts import Parts, claim
 
 IMAGES, MEAN, COVARIANCE = "arr_0", "mu", "sigma"
 

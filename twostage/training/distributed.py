@@ -17,6 +17,12 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def meet() -> None:
+    """Go on when every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 @torch.no_grad()
 def broadcast(x: Tensor) -> Tensor:
     """The first process's x, on every process."""

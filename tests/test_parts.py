@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from twostage.errors import TwoStageError
-from twostage.metrics.parts import Parts, claim, pixel_digest
+from twostage.parts import Parts, claim, pixel_digest
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_more_rows_later_find_the_full_parts_of_before(parts, tmp_path):
 
 
 def test_processes_share_the_parts(parts, monkeypatch):
-    from twostage.metrics import parts as module
+    from twostage import parts as module
 
     shares = []
     for rank in range(2):
