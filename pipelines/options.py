@@ -21,7 +21,14 @@ SAMPLING: dict[str, Any] = {
     ],
     "guidance_interval": Annotated[
         tuple[float, float] | None,
-        typer.Option("--guidance-interval", help="where guidance acts, between 0 (clean) and 1 (latent diffusion)"),
+        typer.Option(
+            "--guidance-interval",
+            help="where guidance acts: from 0 (clean) to 1 (noise), or 0 (first code) to 1 (last; transformer)",
+        ),
+    ],
+    "guidance_power": Annotated[
+        float | None,
+        typer.Option("--guidance-power", help="how it grows along the codes (transformer; 0: not)"),
     ],
     "temperature": Annotated[float | None, typer.Option("--temperature", help="of the codes (transformer; default 1)")],
     "top_k": Annotated[

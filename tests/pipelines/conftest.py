@@ -62,7 +62,9 @@ def make_transformer(tokenizer, names):
         code_shape=[4, 4],
         num_classes=len(names) if names else None,
     )
-    prior.backbone.get_input_embeddings().weight.data.mul_(50)
+    for weight in prior.parameters():
+        if weight.ndim == 2:
+            weight.data.mul_(15)  # so that an untrained network heeds its tokens
     return AutoregressivePipeline(tokenizer, prior.eval(), id2label=names)
 
 
@@ -81,6 +83,14 @@ def pipeline(request, tokenizer):
 def ldm(tokenizer):
     """A latent diffusion pipeline over three classes."""
     made = make_ldm(tokenizer, NAMES)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture
+def transformer(tokenizer):
+    """An autoregressive pipeline over three classes."""
+    made = make_transformer(tokenizer, NAMES)
     made.set_progress_bar_config(disable=True)
     return made
 
