@@ -75,6 +75,13 @@ def test_other_names_of_test(root: Path, name: str) -> None:
     assert len(build("test", root)) == 1
 
 
+def test_folders_whose_names_only_begin_like_a_split(root: Path) -> None:
+    for name in ("train-old", "train.d", "train0", "training", "trai"):
+        save(root / name / "emu" / "a.png")
+    dataset = build("train", root)
+    assert (dataset.classes, len(dataset)) == (["cat", "dog"], 5)
+
+
 def test_no_class_folders(tmp_path: Path) -> None:
     save(tmp_path / "train" / "b.png")
     save(tmp_path / "train" / "a.png")
