@@ -239,6 +239,18 @@ def test_a_run_is_claimed_and_claimed_again(path: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == ["config.yaml", "log.jsonl"]
 
 
+def test_a_run_older_than_an_option_goes_on_at_its_default(path: Path, tmp_path: Path) -> None:
+    run, config = tmp_path / "run", read(path)
+    claim(run, config)
+    values = read_yaml(run / "config.yaml")
+    del values["quantizer"]["moments"], values["training"]["accumulation"]
+    (run / "config.yaml").write_text(to_yaml(values))
+    with pytest.raises(TwoStageError, match="quantizer.moments: 'kept' there, 'reset' here"):
+        claim(run, read(path, "quantizer.moments=reset"))
+    claim(run, config)
+    assert read_yaml(run / "config.yaml") == config.model_dump()
+
+
 def test_an_empty_folder_may_be_claimed(path: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     claim(tmp_path / "run", read(path))

@@ -219,7 +219,7 @@ def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None
     """
     values, path = config.model_dump(), run / "config.yaml"
     if path.exists():
-        before, now = flatten(read_yaml(path)), flatten(values)
+        before, now = flatten(_completed(read_yaml(path), type(config))), flatten(values)
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key) and key not in KEEPING and not ignore(key):
                 raise TwoStageError(
@@ -229,6 +229,14 @@ def claim_run(run: Path, config: Section, ignore: Callable[[str], bool]) -> None
     elif run.is_dir() and not all(path.name in entry.name for entry in run.iterdir()):  # ours, or half-written
         raise TwoStageError(f"{run}: is not empty and holds no run; choose another --output")
     write_text(path, to_yaml(values))
+
+
+def _completed(values: dict[str, Any], schema: type[Section]) -> dict[str, Any]:
+    """The config of a run that may be older than some options: those are at their defaults."""
+    try:
+        return load(schema, values).model_dump()
+    except TwoStageError:
+        return values
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
