@@ -103,6 +103,7 @@ class TokenizerConfig(Section):
     """`twostage train tokenizer`: what the images are, what the model is, how it is trained.
 
     Attributes:
+        mirror: train on the mirror image of every other image, at random.
         start_from: a tokenizer's run folder, or a saved tokenizer of this kind, whose weights are the start.
     """
 
@@ -113,6 +114,7 @@ class TokenizerConfig(Section):
     """
 
     data: component(DATASETS)  # type: ignore[valid-type]
+    mirror: bool = False
     autoencoder: component(AUTOENCODERS)  # type: ignore[valid-type]
     quantizer: component(QUANTIZERS)  # type: ignore[valid-type]
     warm_start: WarmStart | None = None

@@ -23,6 +23,7 @@ from twostage.data.images import ImageDataset
 from twostage.data.loader import Order, mix, training_batches
 from twostage.models import save_model
 from twostage.training.loop import fit, make_accelerator
+from twostage.training.noise import rand_rows
 from twostage.training.task import LogLine, Progress, StepOutput, Task
 
 
@@ -41,6 +42,7 @@ class TokenizerTask(Task):
         sample_features: gives so many features [n, d] of the training data, as the encoder sees them now.
         seed: decides the start of k-means.
         loss: what L_rec and L_adversarial are; by default the former alone.
+        mirror: whether each image is mirrored with probability 1/2.
     """
 
     model: VQTokenizer
@@ -53,9 +55,10 @@ class TokenizerTask(Task):
         sample_features: Callable[[VQTokenizer, int], Tensor] | None = None,
         seed: int = 0,
         loss: LossConfig | None = None,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.seed = model, seed
+        self.model, self.seed, self.mirror = model, seed, mirror
         self.warm_start, self.sample_features = warm_start, sample_features
         self.quantized = True
         loss = loss or LossConfig()
@@ -91,7 +94,7 @@ class TokenizerTask(Task):
         return self.health.log_line(self.model.quantizer, step)
 
     def forward(self, batch: dict[str, Any]) -> StepOutput:
-        images = batch["images"]
+        images = mirrored(batch["images"]) if self.mirror else batch["images"]
         z = self.model.encode_latents(images)
         quantized = self.model.quantize(z) if self.quantized else None
         reconstructions = self.model.decode(z if quantized is None else quantized.z_q)
@@ -107,6 +110,11 @@ class TokenizerTask(Task):
             loss=torch.stack([term.loss for term in terms]).sum(),
             metrics={name: value for term in terms for name, value in term.metrics.items()},
         )
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Each image [b, c, H, W] as it is or mirrored, with equal chances."""
+    return torch.where(rand_rows(images, 1, 1, 1) < 0.5, images.flip(-1), images)
 
 
 def train(config: TokenizerConfig, dataset: ImageDataset, run: Path, start: VQTokenizer | None = None) -> VQTokenizer:
@@ -130,6 +138,7 @@ def train(config: TokenizerConfig, dataset: ImageDataset, run: Path, start: VQTo
         sample_features=FeatureSampler(dataset, accelerator, config.training.seed),
         seed=config.training.seed,
         loss=config.loss,
+        mirror=config.mirror,
     )
     if start is not None and task.adversary is not None:
         inherit_discriminator(task.adversary, Path(str(config.start_from)))

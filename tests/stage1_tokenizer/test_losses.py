@@ -5,7 +5,7 @@ import torch
 from stage1_tokenizer.config import LossConfig, TokenizerConfig
 from stage1_tokenizer.losses import Likeness, Perceptual
 from stage1_tokenizer.tokenizer import VQTokenizer
-from stage1_tokenizer.train import TokenizerTask, train
+from stage1_tokenizer.train import TokenizerTask, mirrored, train
 from twostage.config import load
 from twostage.data.shapes import Shapes
 from twostage.errors import TwoStageError
@@ -158,3 +158,13 @@ def test_compiled_code_frees_its_graph_at_once():
 def test_lpips_needs_room():
     small = {"name": "shapes", "image_size": 12}
     assert "loss.perceptual_weight: 1.0" in refused({"perceptual_weight": 1.0}, data=small)
+
+
+def test_about_half_of_the_images_are_mirrored():
+    torch.manual_seed(0)
+    images = torch.randn(200, 3, 4, 6)
+    result = mirrored(images)
+    same = (result == images).flatten(1).all(1)
+    turned = (result == images.flip(-1)).flatten(1).all(1)
+    assert (same ^ turned).all()
+    assert 70 < turned.sum() < 130

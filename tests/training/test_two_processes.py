@@ -61,6 +61,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "line": {},
     "line in parts": {"accumulation": 2, "gradient_clip": 0.5},
     "closest": {"anchor": "closest", "contrastive_weight": 0.0},
+    "mirrored": {"anchor": "closest", "contrastive_weight": 0.0, "mirror": True},
     "closest in parts": {"anchor": "closest", "contrastive_weight": 0.0, "accumulation": 2},
     "contrastive": {"anchor": "closest", "contrastive_weight": 1.0},
     "probability": {"anchor": "probability"},
@@ -71,10 +72,16 @@ RUNS: dict[str, dict[str, Any]] = {
     "adversary, batch norm": {"anchor": "closest", "contrastive_weight": 0.0, "adversary": "batch"},
 }
 LOOP = {"accumulation", "gradient_clip"}
-"""Options of the loop; the others are the quantiser's, but for `adversary`, a discriminator's normalisation."""
+"""Options of the loop."""
 
-EQUAL = ("line", "line in parts", "closest", "closest in parts", "contrastive", "adversary", "adversary, clipped")
-"""Runs without randomness of their own."""
+TASK = {"adversary", "mirror"}
+"""Options of the task, the former a discriminator's normalisation; the others are the quantiser's."""
+
+EQUAL = (
+    *("line", "line in parts", "closest", "mirrored", "closest in parts", "contrastive"),
+    *("adversary", "adversary, clipped"),
+)
+"""Runs whose randomness, if any, does not depend on the number of processes."""
 
 
 def loss_of(options: dict[str, Any]) -> LossConfig:
@@ -100,13 +107,14 @@ def program(folder: Path) -> None:
         if not name.startswith("line"):
             autoencoder = {"name": "vqvae", "width": 8, "residual_blocks": 1, "residual_width": 4}
             data = shapes
-            own = {key: options[key] for key in options.keys() - LOOP - {"adversary"}}
+            own = {key: options[key] for key in options.keys() - LOOP - TASK}
             quantizer = {"name": "cvq", "codebook_size": 16, "dim": 4, **own}
             model = VQTokenizer(autoencoder, quantizer, image_size=16, channels=3)
             if "adversary" in options:
                 model, data = model.double(), Exact(shapes)
             sampler = FeatureSampler(data, accelerator, 0)
-            task = TokenizerTask(model, 0.3, WarmStart(steps=2, features=200), sampler, loss=loss_of(options))
+            start, mirror = WarmStart(steps=2, features=200), options.get("mirror", False)
+            task = TokenizerTask(model, 0.3, start, sampler, loss=loss_of(options), mirror=mirror)
             task = task.to(model.dtype)
         fit(
             task,
