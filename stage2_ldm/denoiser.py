@@ -27,6 +27,8 @@ class LatentDenoiser(CheckedLoading, ModelMixin, ConfigMixin):
         knows_no_class: whether it was also trained without a class, which guidance needs.
     """
 
+    _supports_gradient_checkpointing = True
+
     @register_to_config
     def __init__(
         self,

@@ -245,7 +245,7 @@ def test_a_run_older_than_an_option_goes_on_at_its_default(path: Path, tmp_path:
     values = read_yaml(run / "config.yaml")
     del values["quantizer"]["moments"], values["training"]["accumulation"]
     (run / "config.yaml").write_text(to_yaml(values))
-    with pytest.raises(TwoStageError, match="quantizer.moments: 'kept' there, 'reset' here"):
+    with pytest.raises(TwoStageError, match=r"quantizer\.moments: 'kept' there, 'reset' here"):
         claim(run, read(path, "quantizer.moments=reset"))
     claim(run, config)
     assert read_yaml(run / "config.yaml") == config.model_dump()

@@ -392,3 +392,14 @@ def assert_refused(words, name, **options):
         build(name, **options)
     for word in words:
         assert word in str(error.value)
+
+
+def test_gradients_are_the_same_when_blocks_are_computed_again(name, latents):
+    def gradients(again):
+        denoiser = small(name).train()
+        if again:
+            denoiser.enable_gradient_checkpointing()
+        denoiser(latents, TIMES, LABELS).square().mean().backward()
+        return [parameter.grad for parameter in denoiser.parameters()]
+
+    torch.testing.assert_close(gradients(True), gradients(False))

@@ -25,9 +25,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "channels last": {"channels_last": True},
     "bf16": {"precision": "bf16"},
     "compiled": {"compile": True},
+    "computed again": {"gradient_checkpointing": True},
     "all": {"channels_last": True, "precision": "bf16", "compile": True},
 }
-TOLERANCE = {"channels last": 1e-4, "bf16": 0.02, "compiled": 1e-4, "all": 0.02}
+TOLERANCE = {"channels last": 1e-4, "bf16": 0.02, "compiled": 1e-4, "computed again": 1e-4, "all": 0.02}
 """Of a loss."""
 
 
@@ -112,6 +113,7 @@ def test_training_goes_as_without(train, tmp_path, compiled, name):
     assert losses(tmp_path / "changed") == pytest.approx(losses(tmp_path / "plain"), rel=TOLERANCE[name])
     assert task.seen == [("channels_last" in OPTIONS[name], "precision" in OPTIONS[name])] * 6
     assert compiled == ([task.model] if "compile" in OPTIONS[name] else [])
+    assert task.model.is_gradient_checkpointing == ("gradient_checkpointing" in OPTIONS[name])
     assert [(key, value.shape, value.stride()) for key, value in changed.state_dict().items()] == [
         (key, value.shape, value.stride()) for key, value in plain.state_dict().items()
     ]
