@@ -120,9 +120,7 @@ def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_k or sampling.top_p < 1:
         p = p.masked_fill(p < _least(p, sampling), 0)
     mass = p.cumsum(-1)
-    total = mass[:, -1:]
-    below = torch.minimum(u[:, None] * total, total.nextafter(torch.zeros_like(total)))  # u * total may round to total
-    return torch.searchsorted(mass, below, right=True).squeeze(1)
+    return torch.searchsorted(mass, u[:, None] * mass[:, -1:], right=True).squeeze(1)  # u m < m, in float64 too
 
 
 def _least(p: Tensor, sampling: Sampling) -> Tensor:
