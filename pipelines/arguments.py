@@ -14,8 +14,18 @@ def known_split(split: str | None) -> str | None:
     return split
 
 
+def at_least_one(count: int) -> int:
+    """A number of images."""
+    if count < 1:
+        raise refuse("--batch-size", count, "an integer of at least 1")
+    return count
+
+
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, help="images that go through the networks together, on each process")
+    int,
+    typer.Option(
+        "--batch-size", help="images that go through the networks together, on each process", callback=at_least_one
+    ),
 ]
 Checkpoint = Annotated[
     int | None, typer.Option("--checkpoint", help="a step of the run whose checkpoint is kept, in place of its end")

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipelines.arguments import BatchSize, Checkpoint, Data, Split
-from pipelines.evaluate_commands import app as evaluate_app
+from pipelines.evaluation.commands import app as evaluate_app
 from pipelines.options import sampling_options
 from twostage.errors import TwoStageError
 
@@ -171,7 +171,7 @@ def sample(
 @app.command()
 def card(path: Saved) -> None:
     """Write the model card of a run anew, README.md beside its model: with samples and numbers that came later."""
-    from pipelines.card import shared, write_card
+    from pipelines.sharing.card import shared, write_card
 
     found = shared(path)
     typer.echo(f"done: {write_card(found.folder, found.run)}")
@@ -185,8 +185,8 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write the card, list the files, send nothing")] = False,
 ) -> None:
     """Upload a run's tokenizer or pipeline with its card, as `hf auth login` allows."""
-    from pipelines.push import files, prepare
-    from pipelines.push import push as upload
+    from pipelines.sharing.push import files, prepare
+    from pipelines.sharing.push import push as upload
 
     folder = prepare(path, repo_id)
     for file in files(folder):

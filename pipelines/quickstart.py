@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import train
-from pipelines.evaluate import evaluate_reconstruction
+from pipelines.evaluation.reconstruction import evaluate_reconstruction
 from pipelines.report import Picture, write_report
 from pipelines.sample import class_grid
 from stage1_tokenizer.config import TokenizerConfig

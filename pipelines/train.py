@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.card import write_card
 from pipelines.runs import load_start, load_tokenizer
+from pipelines.sharing.card import write_card
 from twostage.config import Section, load, override, read_yaml, to_yaml
 from twostage.data import DATASETS
 from twostage.data.codes import read_manifest

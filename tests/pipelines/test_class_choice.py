@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from pipelines.class_choice import choose_classes
+from pipelines.evaluation.classes import choose_classes
 
 
 def test_classes_take_turns():

@@ -54,7 +54,7 @@ def content(tmp_path, name):
 @pytest.fixture
 def drawn(monkeypatch):
     """How many images are drawn."""
-    from pipelines import drawing
+    from pipelines.evaluation import drawing
 
     class Count:
         images = 0
@@ -209,7 +209,7 @@ def test_a_damaged_part_is_drawn_again(evaluate, tmp_path, drawn):
 
 
 def killed_after(images, run):
-    from pipelines import drawing
+    from pipelines.evaluation import drawing
 
     keep = drawing.Drawn.keep
 
@@ -250,7 +250,7 @@ def test_a_published_file_as_the_reference(evaluate, tmp_path):
 
 
 def test_every_class_with_enough_images_has_a_distance(evaluate, monkeypatch, tmp_path, spec):
-    from pipelines import generation
+    from pipelines.evaluation import generation
     from twostage.metrics.features import load_network
     from twostage.metrics.gaussian import fit_gaussian, frechet_distance
 
@@ -282,7 +282,7 @@ def test_neighbours_are_shown_and_counted(evaluate, tmp_path):
 
 
 def test_a_generator_that_recites_is_caught(spec, tmp_path):
-    from pipelines.memorisation import Queries, memorisation
+    from pipelines.evaluation.memorisation import Queries, memorisation
     from twostage.data import DATASETS
     from twostage.metrics.features import load_network
     from twostage.metrics.reference import data_reference
@@ -311,7 +311,7 @@ MISTAKES = [
     (["--protocol", "adm", "--reference", "x.npz", "--neighbours"], ("--neighbours", "training images")),
     (["--split", "test", "--neighbours"], ("--neighbours", "training images")),
     (["--classes", "all"], ("--classes: 'all'", "balanced, uniform, data")),
-    (["--batch-size", 0], ("batch_size: 0", "at least 1")),
+    (["--batch-size", 0], ("--batch-size: 0", "at least 1")),
     (["--seed", -1], ("seed: -1", "at least 0")),
     (["--data", "nowhere"], ("data.root: unknown key",)),
 ]

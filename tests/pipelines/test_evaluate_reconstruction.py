@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from pipelines.evaluate import evaluate_reconstruction
+from pipelines.evaluation.reconstruction import evaluate_reconstruction
 from twostage.data import DATASETS
 from twostage.metrics.features import load_network
 from twostage.parts import pixel_digest

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines import LatentDiffusionPipeline
-from pipelines.provenance import pipeline_fingerprint
+from pipelines.evaluation.provenance import pipeline_fingerprint
 from pipelines.runs import load_pipeline
 from stage2_ldm.objectives.diffusion import Diffusion
 from stage2_ldm.objectives.flow import Flow
@@ -177,7 +177,7 @@ def test_a_tokenizer_in_another_form_decodes_the_same_codes(copied, form):
 FRESH = """
 import sys, torch
 from pipelines import LatentDiffusionPipeline
-from pipelines.provenance import pipeline_fingerprint
+from pipelines.evaluation.provenance import pipeline_fingerprint
 from pipelines.runs import load_pipeline
 pipe = LatentDiffusionPipeline.from_pretrained(sys.argv[1])
 pipe.set_progress_bar_config(disable=True)

@@ -11,8 +11,8 @@ import torch
 import yaml
 from huggingface_hub.utils import filter_repo_objects
 
-from pipelines.card import CARD, shareable, write_card
-from pipelines.push import files, push
+from pipelines.sharing.card import CARD, shareable, write_card
+from pipelines.sharing.push import files, push
 from twostage.errors import TwoStageError
 
 RUNS = {"tokenizer": "tokenizer", "ldm": "pipeline", "unconditional": "pipeline", "transformer": "pipeline"}

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from pipelines.class_choice import choose_classes
-from pipelines.drawing import Drawing, Drawn, check_image_folder, draw, save_npz, save_pngs
-from pipelines.memorisation import QUERIES, Queries, memorisation
+from pipelines.evaluation.classes import choose_classes
+from pipelines.evaluation.drawing import Drawing, Drawn, check_image_folder, draw, save_npz, save_pngs
+from pipelines.evaluation.memorisation import QUERIES, Queries, memorisation
+from pipelines.evaluation.provenance import describe_network, libraries, pipeline_fingerprint, sampling_settings
 from pipelines.processes import is_first
-from pipelines.provenance import describe_network, libraries, pipeline_fingerprint, sampling_settings
 from pipelines.sample import check_options, sample_some
 from twostage.errors import refuse
 from twostage.metrics.features import FeatureNetwork

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.provenance import pipeline_fingerprint, sampling_settings
+from pipelines.evaluation.provenance import pipeline_fingerprint, sampling_settings
 from pipelines.sample import sample_some
 from twostage.data.images import to_uint8
 from twostage.errors import refuse

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.autoregressive import AutoregressivePipeline
-from pipelines.provenance import libraries, pipeline_fingerprint
+from pipelines.evaluation.provenance import libraries, pipeline_fingerprint
 from stage2_transformer.likelihood import bits_per_image
 from twostage.data.codes import FrozenCodes
 from twostage.errors import refuse

@@ -39,8 +39,8 @@ def evaluate_reconstruction(
     check_output_file(output)
     join_processes()
     source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
-    from pipelines.evaluate import evaluate_reconstruction as evaluate
-    from pipelines.provenance import describe_network, libraries
+    from pipelines.evaluation.provenance import describe_network, libraries
+    from pipelines.evaluation.reconstruction import evaluate_reconstruction as evaluate
     from twostage.data import DATASETS
     from twostage.data.identity import without_place
     from twostage.metrics.features import load_network
@@ -100,8 +100,8 @@ def evaluate_generation(
         check_output(folder)
     join_processes()
     loaded = load_pipeline(pipeline, checkpoint)
-    from pipelines.generation import Request
-    from pipelines.generation import evaluate_generation as evaluate
+    from pipelines.evaluation.generation import Request
+    from pipelines.evaluation.generation import evaluate_generation as evaluate
     from twostage.metrics.features import load_network
     from twostage.metrics.reference import default_cache
 
@@ -139,7 +139,7 @@ def evaluate_likelihood(
     output = output or pipeline / "likelihood.json"
     check_output_file(output)
     loaded = load_pipeline(pipeline)
-    from pipelines.likelihood import evaluate_likelihood as evaluate
+    from pipelines.evaluation.likelihood import evaluate_likelihood as evaluate
 
     report(evaluate(loaded, codes), output)
 
@@ -152,8 +152,8 @@ def _known_classes(choice: str | None) -> str | None:
 
 def report(row: dict[str, Any], path: Path) -> None:
     """Write a row and show it, on the first process."""
+    from pipelines.evaluation.provenance import write_row
     from pipelines.processes import is_first
-    from pipelines.provenance import write_row
     from twostage.config import flatten
 
     if not is_first():

@@ -4,7 +4,7 @@ import glob
 from pathlib import Path
 from typing import Any
 
-from pipelines.card import shared, write_card
+from pipelines.sharing.card import shared, write_card
 from twostage.errors import TwoStageError, refuse
 
 
