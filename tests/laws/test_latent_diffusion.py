@@ -65,7 +65,7 @@ def ldm(codes: Path, objective: str, **training: Any) -> LDMConfig:
 
 
 def transformer(codes: Path, **training: Any) -> TransformerConfig:
-    prior = {"name": "llama", "layers": 1, "heads": 2, "width": 16}
+    prior = {"name": "llama", "layers": 1, "heads": 2, "width": 16, "dropout": 0.0}  # which each process draws anew
     return read(TransformerConfig, codes, {"prior": prior}, **training)
 
 

@@ -21,10 +21,10 @@ REPO = "someone/something"
 
 @pytest.fixture
 def copy(chain, tmp_path):
-    """name -> a copy of the run of that name, without its checkpoints."""
+    """name -> a copy of the run of that name, without its checkpoints and what was measured meanwhile."""
 
     def make(name):
-        return shutil.copytree(chain / name, tmp_path / name, ignore=shutil.ignore_patterns("checkpoints"))
+        return shutil.copytree(chain / name, tmp_path / name, ignore=shutil.ignore_patterns("checkpoints", "metrics*"))
 
     return make
 
