@@ -75,6 +75,15 @@ def test_codes_whose_whole_patch_is_known_are_kept_and_no_others(transformer, pi
     assert torch.equal(changes, expected)
 
 
+def test_codes_that_are_kept_know_nothing_of_the_pixels_beside_their_patch(transformer, picture, lower_half):
+    """The encoder would look at them."""
+    pixels, kept = np.asarray(picture).copy(), []
+    for seed in range(12):
+        pixels[8:] = np.random.default_rng(seed).integers(0, 255, (8, 16, 3))
+        kept.append(complete(transformer, Image.fromarray(pixels), lower_half, output_type="latent")[0, :2])
+    assert all(torch.equal(codes, kept[0]) for codes in kept)
+
+
 def test_codes_are_fitted_to_what_is_known_before_them(transformer, lower_half):
     colours = [complete(transformer, Image.new("RGB", (16, 16), c), lower_half) for c in ("black", "white")]
     assert np.abs(colours[0] - colours[1])[:, 8:].mean() > 1e-3
