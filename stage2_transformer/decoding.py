@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.pytorch_utils import Conv1D
 
 from stage2_transformer.blocks import GPT2, Llama, Place
 from stage2_transformer.linear import Linear, fastest
@@ -30,9 +31,16 @@ MakeDecoder = Callable[[TransformerPrior, int], Decoder]
 
 def decoder(prior: TransformerPrior, rows: int) -> Decoder:
     """The fastest decoder there is for this prior, as its weights are now."""
-    if type(prior.backbone).__name__ in NETWORKS:
-        return FusedDecoder(prior, rows, fastest(prior.backbone.get_input_embeddings().weight))
-    return CachedDecoder(prior)
+    if not is_known(prior):
+        return CachedDecoder(prior)
+    return FusedDecoder(prior, rows, fastest(prior.backbone.get_input_embeddings().weight))
+
+
+def is_known(prior: TransformerPrior) -> bool:
+    """Whether the weights of `NETWORKS` are all there is to know: no adapters, and nothing to do before a call."""
+    matrices = [module for module in prior.modules() if getattr(getattr(module, "weight", None), "ndim", 0) == 2]
+    plain = all(type(module) in (nn.Linear, nn.Embedding, Conv1D) for module in matrices)
+    return type(prior.backbone).__name__ in NETWORKS and plain and not hasattr(prior, "_hf_hook")  # of offloading
 
 
 class CachedDecoder:
@@ -134,7 +142,7 @@ class Compiled:
         self.weights: list[tuple[int, int]] = []
 
     def __call__(self, prior: TransformerPrior, rows: int) -> Decoder:
-        if type(prior.backbone).__name__ not in NETWORKS:
+        if not is_known(prior):
             return CachedDecoder(prior)
         weights = [(weight.data_ptr(), weight._version) for weight in prior.parameters()]
         if weights != self.weights:

@@ -7,8 +7,8 @@ network called anew for every code.
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 
-from stage2_transformer import decoding
 from stage2_transformer.backbones import BACKBONES
 from stage2_transformer.decoding import CachedDecoder, Compiled, FusedDecoder, StaticDecoder, decoder
 from stage2_transformer.guidance import Guidance
@@ -117,12 +117,42 @@ def test_a_decoder_computes_in_the_dtype_of_the_weights(name, dtype, tolerance):
     assert (found.double() - expected).square().mean().sqrt() < tolerance * expected.std()
 
 
-def test_a_backbone_that_is_not_known_is_decoded_all_the_same(llama, monkeypatch):
-    fused = sampled(llama)
-    monkeypatch.setattr(decoding, "NETWORKS", {})
+class Adapted(torch.nn.Module):
+    """A linear layer to which something is added, as adapters do."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    @property
+    def weight(self):
+        return self.layer.weight
+
+    def forward(self, x):
+        return self.layer(x) + x.flip(-1)
+
+
+def adapt(prior):
+    attention = prior.backbone.model.layers[0].self_attn
+    attention.q_proj = Adapted(attention.q_proj)
+
+
+UNKNOWN = {
+    "another network": lambda prior: setattr(
+        prior, "backbone", type("Other", (type(prior.backbone),), {})(prior.backbone.config)
+    ),
+    "an adapter": adapt,
+    "offloaded": lambda prior: add_hook_to_module(prior, ModelHook()),
+}
+
+
+@pytest.mark.parametrize("change", UNKNOWN)
+def test_what_is_not_known_is_decoded_all_the_same(llama, change):
+    UNKNOWN[change](llama)
+    llama.eval().double()
     assert isinstance(decoder(llama, 4), CachedDecoder)
     assert isinstance(Compiled()(llama, 4), CachedDecoder)
-    assert torch.equal(sampled(llama), fused)
+    assert torch.equal(sampled(llama), by_definition(llama, WAYS["guided in part"]))
 
 
 def test_what_was_compiled_is_kept_until_the_weights_change(llama):
