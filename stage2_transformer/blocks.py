@@ -38,20 +38,6 @@ Rotation = tuple[Tensor, Tensor] | None
 sines is changed. None: nothing turns."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of queries [r, h, m, d], keys and values [r, h, n, d], where mask [m, n] is true.
-
-    For few queries on a CPU, two products are faster than torch's attention, if keys are the first factor of theirs.
-    Where numbers are short they would round the scores.
-    """
-    if q.device.type != "cpu" or q.dtype in (torch.bfloat16, torch.float16):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = k @ (q * q.shape[-1] ** -0.5).mT
-    if mask is not None:
-        scores = scores.masked_fill(~mask.mT, float("-inf"))
-    return scores.softmax(-2).mT @ v
-
-
 class Attention(nn.Module):
     """Attention of new tokens to those before them and to themselves.
 
@@ -75,7 +61,7 @@ class Attention(nn.Module):
         q, kv = qkv.permute(0, 2, 3, 1, 4).split([1, 2], dim=1)
         cache.index_copy_(3, place.positions, kv)
         k, v = cache[:, :, :, : place.span].unbind(1)
-        attended = attend(q.squeeze(1), k, v, place.mask)
+        attended = F.scaled_dot_product_attention(q.squeeze(1), k, v, attn_mask=place.mask)
         result: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return result
 
