@@ -169,6 +169,21 @@ def test_what_was_compiled_is_kept_until_the_weights_change(llama):
     assert compiled(llama.float(), 4)(sequences(llama, 4)).dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("make_decoder", [decoder, Compiled()], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", list(BACKBONES))
+@torch.no_grad()
+def test_on_a_gpu_a_decoder_gives_the_logits_of_the_prior(name, make_decoder):
+    prior = make(name, "two maps").to("cuda")
+    tokens = sequences(prior, 4).to("cuda")
+    expected = prior(tokens)
+    for _ in range(2):
+        decode = make_decoder(prior, 4)
+        for i in range(prior.length):
+            torch.testing.assert_close(decode(tokens[:, : i + 1]), expected[:, i], atol=1e-8, rtol=0)
+
+
 # Samples
 
 
