@@ -181,7 +181,7 @@ def test_on_a_gpu_a_decoder_gives_the_logits_of_the_prior(name, make_decoder):
     for _ in range(2):
         decode = make_decoder(prior, 4)
         for i in range(prior.length):
-            torch.testing.assert_close(decode(tokens[:, : i + 1]), expected[:, i], atol=1e-8, rtol=0)
+            torch.testing.assert_close(decode(tokens[:, : i + 1]), expected[:, i], atol=1e-5, rtol=0)
 
 
 # Samples
