@@ -181,4 +181,4 @@ def measure(watch: Watch, console: Console) -> dict[str, list[Row]]:
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, repetitions=5, transformers=metadata.version("transformers"))
+    run(__doc__, measure, repetitions=3, transformers=metadata.version("transformers"))
