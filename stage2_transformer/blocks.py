@@ -92,6 +92,21 @@ class Block(nn.Module):
         return out
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) w of a LlamaRMSNorm: in float32, like it, but in one operation.
+
+    Args:
+        own: whose weights these are.
+    """
+
+    def __init__(self, own: Any) -> None:
+        super().__init__()
+        self.weight, self.eps = own.weight, own.variance_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+
+
 class Llama(nn.Module):
     """The network of a LlamaForCausalLM, up to its hidden states.
 
@@ -105,7 +120,7 @@ class Llama(nn.Module):
     def __init__(self, backbone: Any, linear: type[Linear], rows: int, length: int) -> None:
         super().__init__()
         model = backbone.model
-        self.tokens, self.norm = model.embed_tokens.weight, model.norm
+        self.tokens, self.norm = model.embed_tokens.weight, RMSNorm(model.norm)
         cos, sin = model.rotary_emb(self.tokens, torch.arange(length, device=self.tokens.device)[None])
         halves = (length, 1, 1, 2, cos.shape[-1] // 2)
         sign = torch.tensor([[-1.0], [1.0]], dtype=sin.dtype, device=sin.device)
@@ -118,7 +133,7 @@ class Llama(nn.Module):
         qkv, out = linear.of(own.q_proj, own.k_proj, own.v_proj), linear.of(own.o_proj)
         attention = Attention(qkv, out, self.cos.new_zeros(cache))
         gated = Gated(linear.of(mlp.gate_proj, mlp.up_proj), mlp.act_fn, linear.of(mlp.down_proj))
-        return Block(layer.input_layernorm, attention, layer.post_attention_layernorm, gated)
+        return Block(RMSNorm(layer.input_layernorm), attention, RMSNorm(layer.post_attention_layernorm), gated)
 
     def forward(self, tokens: Tensor, place: Place) -> Tensor:
         """Tokens int64 [r, m] -> hidden states [r, m, w]."""

@@ -99,7 +99,8 @@ def sample_codes(
     decode = make_decoder(prior, rows)
     for i in progress(asked):
         guided = scales[i] != 1
-        logits = decode(tokens[: 2 * b if guided else b, : i + 1]).double()
+        logits = decode(tokens[: 2 * b if guided else b, : i + 1])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         code = draw(combine(logits, scales[i]) if guided else logits, uniforms[:, i], sampling)
         sequence[:, i] = torch.where(drawn[:, i], code, sequence[:, i])
         tokens[:, i + 1] = prior.code_tokens(sequence[:, i : i + 1], first=i).squeeze(1).repeat(2)
@@ -110,13 +111,13 @@ def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
     """Invert the distribution of the codes that can be drawn, in the order of their ids, at u.
 
     Args:
-        logits: float64 [b, K].
+        logits: float32 or float64 [b, K].
         u: uniform in [0, 1), float64 [b].
 
     Returns:
         int64 [b] in 0..K-1.
     """
-    p = (logits / sampling.temperature).softmax(-1)
+    p = (logits / sampling.temperature).softmax(-1).double()
     if sampling.top_k or sampling.top_p < 1:
         p = p.masked_fill(p < _least(p, sampling), 0)
     mass = p.cumsum(-1)
