@@ -7,7 +7,7 @@ import typer
 
 from pipelines.arguments import BatchSize, Checkpoint, Data, Split, known_split
 from pipelines.options import sampling_options
-from twostage.errors import refuse
+from twostage.errors import TwoStageError, refuse
 
 app = typer.Typer(help="Measure a tokenizer's reconstructions or a pipeline's samples.", no_args_is_help=True)
 
@@ -16,6 +16,9 @@ Output = Annotated[
 ]
 Network = Annotated[
     str | None, typer.Option("--network", help="FILE.py:FACTORY of a feature network, in place of Inception")
+]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="folder of reference statistics; default: in the user's cache")
 ]
 
 
@@ -81,9 +84,7 @@ def evaluate_generation(
     neighbours: Annotated[
         bool, typer.Option("--neighbours", help="pictures/neighbours.png: samples and their nearest training images")
     ] = False,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="folder of reference statistics; default: in the user's cache")
-    ] = None,
+    cache: Cache = None,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -123,6 +124,41 @@ def evaluate_generation(
     row = evaluate(loaded, load_network(network, loaded.device, how.resize), request)
     if row is not None:
         report(row, output)
+
+
+@app.command("bounds")
+def evaluate_bounds(
+    run: Annotated[Path, typer.Argument(help="run folder of a tokenizer or of a prior, or a saved pipeline")],
+    num_images: Annotated[int, typer.Option("--num-images", help="as many as there are samples to compare")],
+    protocol: Annotated[str, typer.Option("--protocol", help="ldm or clean")] = "ldm",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="JSON file, a table row .md beside it; default bounds.json in the run"),
+    ] = None,
+    data: Data = None,
+    network: Network = None,
+    batch_size: BatchSize = 100,
+    cache: Cache = None,
+) -> None:
+    """How near samples can come: the distance of unseen real images to the reference, and of their reconstructions."""
+    from pipelines.runs import check_output, check_output_file, data_of, load_tokenizer, with_root
+    from twostage.metrics.generation_protocols import generation_protocol
+
+    how, output = generation_protocol(protocol), output or run / "bounds.json"
+    check_output_file(output)
+    if cache is not None:
+        check_output(cache)
+    source, tokenizer = with_root(data_of(run), data), load_tokenizer(run)
+    from pipelines.evaluation.bounds import evaluate_bounds as evaluate
+    from twostage.metrics.features import load_network
+    from twostage.metrics.reference import default_cache
+    from twostage.metrics.weights import Missing
+
+    eye = load_network(network, tokenizer.device, how.resize)
+    if isinstance(eye, Missing):
+        raise TwoStageError(f"{eye}; or name another feature network with --network")
+    row = evaluate(tokenizer, eye, how, source, num_images, cache=cache or default_cache(), batch_size=batch_size)
+    report(row, output)
 
 
 @app.command("likelihood")
