@@ -152,6 +152,41 @@ def test_samples_of_another_size_are_refused(data, network, tmp_path):
         check_image_size(reference, 16)
 
 
+@pytest.fixture
+def radii_taken(monkeypatch):
+    """Of how many features radii were computed, each time that they were."""
+    taken = []
+    monkeypatch.setattr(room, "neighbour_radii", lambda features: taken.append(len(features)) or radii(features))
+    return taken
+
+
+def radii(features):
+    return torch.cdist(features, features).sort(1).values[:, 3].contiguous()
+
+
+def test_radii_are_computed_once(data, network, tmp_path, radii_taken):
+    for _ in range(3):
+        known = data_reference(data, "train", network, tmp_path / "cache").feature_set()
+        torch.testing.assert_close(known.radii, radii(known.features.features))
+    assert radii_taken == [10]
+
+
+def test_radii_belong_to_the_rows_that_are_kept(data, network, tmp_path, radii_taken, monkeypatch):
+    for kept in (10, 6, 4, 6):
+        monkeypatch.setattr(room, "KEPT", kept)
+        known = data_reference(data, "train", network, tmp_path / "cache").feature_set()
+        torch.testing.assert_close(known.radii, radii(known.features.features))
+    assert radii_taken == [10, 6, 4]
+
+
+def test_radii_go_with_the_features(data, network, tmp_path, radii_taken):
+    data_reference(data, "train", network, tmp_path / "cache").feature_set()
+    Image.fromarray(np.full((10, 14, 3), 7, dtype=np.uint8)).save(f"{data['root']}/train/b/9.png")
+    known = data_reference(data, "train", network, tmp_path / "cache").feature_set()
+    torch.testing.assert_close(known.radii, radii(known.features.features))
+    assert radii_taken == [10, 10]
+
+
 # Published files
 
 

@@ -1,10 +1,10 @@
-"""How alike generated and real images are: FID, KID, IS, precision and recall, computed by torch-fidelity.
+"""How alike generated and real images are: FID, KID, IS, computed by torch-fidelity, precision and recall.
 
 FID: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017:
     |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) for the means and covariances of the features
 KID: Binkowski et al., "Demystifying MMD GANs", 2018.
 IS: Salimans et al., "Improved techniques for training GANs", 2016.
-Precision and recall: Kynkaanniemi et al., "Improved precision and recall metric for assessing generative models", 2019.
+Precision and recall: Kynkaanniemi et al., 2019; see `twostage.metrics.manifold`.
 
 The numbers depend on how many images there are (FID falls as n grows), so n, of the generated images, is part of every
 name: FID-50k, FID@10000.
@@ -12,9 +12,12 @@ name: FID-50k, FID@10000.
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from twostage.errors import refuse
 from twostage.metrics.features import STANDARD_ROWS, FeatureNetwork, Images, RowNames
 from twostage.metrics.gaussian import Gaussian, fit_gaussian, frechet_distance
+from twostage.metrics.manifold import NEIGHBOURS, Manifold, neighbour_radii, precision_and_recall
 from twostage.metrics.outputs import Features
 from twostage.metrics.weights import Missing
 
@@ -27,9 +30,6 @@ KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 IS_SPLITS = 10
 """IS is a mean over this many parts of the generated images; one an image when there are fewer images."""
 
-NEIGHBOURS = 3
-"""Precision and recall: a sample's ball reaches to this nearest neighbour (Kynkaanniemi et al., Sec. 4)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
@@ -39,15 +39,23 @@ class FeatureSet:
         gaussian: of all of them.
         features: of all of them, or of as many as precision and recall can do with; None where only published
             statistics are known.
+        radii: float32 [n], the `neighbour_radii` of these features where they are known already.
     """
 
     gaussian: Gaussian
     features: Features | None
+    radii: Tensor | None = None
 
     @classmethod
     def of(cls, features: Features) -> "FeatureSet":
         """All is known."""
         return cls(gaussian=fit_gaussian([features.features]), features=features)
+
+    def manifold(self) -> Manifold:
+        """What the features cover."""
+        assert self.features is not None
+        centres = self.features.features
+        return Manifold(centres=centres, radii=neighbour_radii(centres) if self.radii is None else self.radii)
 
 
 def generation_metrics(
@@ -106,7 +114,7 @@ def feature_metrics(real: FeatureSet, generated: FeatureSet, network: RowNames) 
     if real.features is None:
         known = "missing: the reference holds statistics of its images, but no images"
         return {**rows, **dict.fromkeys((names.kernel, names.precision, names.recall), known)}
-    precision, recall = _precision_and_recall(real.features, generated.features)
+    precision, recall = precision_and_recall(real.manifold(), generated.manifold())
     kernel = _kernel_distance(real.features, generated.features)
     return {**rows, names.kernel: kernel, names.precision: precision, names.recall: recall}
 
@@ -125,14 +133,6 @@ def _kernel_distance(real: Features, generated: Features) -> float:
     pair = generated.features, real.features
     found = kid_features_to_metric(*pair, kid_subsets=KID_SUBSETS, kid_subset_size=size, verbose=False)
     return float(found[KEY_METRIC_KID_MEAN])
-
-
-def _precision_and_recall(real: Features, generated: Features) -> tuple[float, float]:
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
-    pair = generated.features, real.features  # torch-fidelity's order: precision is about the first
-    found = prc_features_to_metric(*pair, prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False)
-    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
 
 
 def _require(real: Images, generated: Images, least: int) -> None:

@@ -28,6 +28,7 @@ from twostage.files import atomic, read_json, write_json
 from twostage.metrics.features import FeatureNetwork
 from twostage.metrics.gaussian import Gaussian, fit_gaussian
 from twostage.metrics.generation import FeatureSet
+from twostage.metrics.manifold import NEIGHBOURS, neighbour_radii
 from twostage.metrics.outputs import Features
 from twostage.parts import Parts, claim, pixel_digest, sha256
 from twostage.training.distributed import rank
@@ -74,7 +75,20 @@ class Reference:
         if self.parts is None:
             return FeatureSet(gaussian=self.gaussian, features=None)
         kept = torch.linspace(0, self.parts.count - 1, min(KEPT, self.parts.count), dtype=torch.float64).round().long()
-        return FeatureSet(gaussian=self.gaussian, features=Features(features=self.parts.rows("features", kept)))
+        features = self.parts.rows("features", kept)
+        return FeatureSet(
+            gaussian=self.gaussian, features=Features(features=features), radii=self._radii(kept, features)
+        )
+
+    def _radii(self, kept: Tensor, features: Tensor) -> Tensor:
+        """Of the features in the rows `kept`, for precision and recall; also kept on disk."""
+        assert self.parts is not None
+        rows = sha256([NEIGHBOURS, *kept.tolist()])[:16]
+        path = self.parts.folder / f"radii-{rows}.safetensors"
+        if not path.exists():
+            with atomic(path) as temporary:
+                save_file({"radii": neighbour_radii(features)}, temporary)
+        return load_file(path)["radii"]
 
     @cached_property
     def labels(self) -> Tensor:
