@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from pipelines.arguments import BatchSize, Checkpoint, Data, Split
 from pipelines.evaluation.commands import app as evaluate_app
 from pipelines.options import sampling_options
+from pipelines.reproduce.command import reproduce
 from twostage.errors import TwoStageError
 
 
@@ -41,6 +42,7 @@ data_app = typer.Typer(help="Look at data before training on it.", no_args_is_he
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(data_app, name="data")
+app.command()(reproduce)
 
 Config = Annotated[Path, typer.Argument(help="a YAML config, e.g. configs/fashion_mnist/tokenizer_cvq.yaml")]
 Run = Annotated[Path | None, typer.Option("--output", help="run folder; default runs/<folder>/<name of the config>")]

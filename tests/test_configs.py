@@ -58,7 +58,7 @@ def each(paths: list[Path]) -> Any:
     return pytest.mark.parametrize("path", paths, ids=lambda path: f"{path.parent.name}/{path.stem}")
 
 
-PATHS = sorted(CONFIGS.rglob("*.yaml"))
+PATHS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "tables")
 TOKENIZERS = [path for path in PATHS if kind(path) == "tokenizer"]
 PRIORS = [path for path in PATHS if kind(path) != "tokenizer"]
 PUBLISHED = [path for path in PATHS if path.stem.endswith("_paper") or path.parent.name.endswith("256")]

@@ -42,18 +42,12 @@ def evaluate_reconstruction(
     check_output_file(output)
     join_processes()
     source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
-    from pipelines.evaluation.provenance import describe_network, libraries
-    from pipelines.evaluation.reconstruction import evaluate_reconstruction as evaluate
-    from twostage.data import DATASETS
-    from twostage.data.identity import without_place
+    from pipelines.evaluation.reconstruction import reconstruction_row
     from twostage.metrics.features import load_network
-    from twostage.models import fingerprint
 
-    dataset, eye = DATASETS.build(source, split=split), load_network(network, loaded.device)
-    row = evaluate(loaded, dataset, eye, protocol=protocol, batch_size=batch_size)
-    images = {"split": split, "data": without_place(source), "pixels": row.pop("pixels")}
-    made = {"model": fingerprint(loaded), "network": describe_network(eye), "libraries": libraries()}
-    report({**row, "images": images, **made}, output)
+    eye = load_network(network, loaded.device)
+    row = reconstruction_row(loaded, source, eye, split=split, protocol=protocol, batch_size=batch_size)
+    report(row, output)
 
 
 @app.command("generation")

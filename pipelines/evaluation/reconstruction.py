@@ -10,8 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipelines.evaluation.provenance import describe_network, libraries
 from pipelines.processes import gather
 from stage1_tokenizer.tokenizer import VQTokenizer
+from twostage.data import DATASETS
+from twostage.data.identity import without_place
 from twostage.data.images import ImageDataset, to_uint8
 from twostage.errors import refuse
 from twostage.metrics.codebook import CodebookMetrics
@@ -20,6 +23,7 @@ from twostage.metrics.gaussian import fit_gaussian, frechet_distance
 from twostage.metrics.protocols import PROTOCOLS, Protocol
 from twostage.metrics.reconstruction import ReconstructionMetrics, lpips_distance
 from twostage.metrics.weights import Missing
+from twostage.models import fingerprint
 from twostage.parts import pixel_digest
 from twostage.training.distributed import rank, world_size
 
@@ -41,6 +45,27 @@ class Measured:
     counts: Tensor
     features: tuple[Tensor, Tensor] | None
     pixels: str
+
+
+def reconstruction_row(
+    tokenizer: VQTokenizer,
+    data: dict[str, Any],
+    network: FeatureNetwork | Missing,
+    *,
+    split: str = "test",
+    protocol: str = "default",
+    batch_size: int = 256,
+) -> dict[str, Any]:
+    """What `evaluate reconstruction` writes: the numbers, and which images, model, network and libraries gave them.
+
+    Args:
+        data: the component of the data set.
+    """
+    dataset = DATASETS.build(data, split=split)
+    row = evaluate_reconstruction(tokenizer, dataset, network, protocol=protocol, batch_size=batch_size)
+    images = {"split": split, "data": without_place(data), "pixels": row.pop("pixels")}
+    made = {"model": fingerprint(tokenizer), "network": describe_network(network), "libraries": libraries()}
+    return {**row, "images": images, **made}
 
 
 @torch.no_grad()
