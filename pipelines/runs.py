@@ -57,9 +57,16 @@ def load_model(path: str | Path, part: str) -> Any:
     return getattr(import_module(package), name).from_pretrained(folder).eval()
 
 
-def load_tokenizer(path: str | Path) -> "VQTokenizer":
-    """The tokenizer of a run folder, a pipeline folder, or a folder of its own, in eval mode, on the GPU if any."""
-    return load_model(path, "tokenizer").to(_device())
+def load_tokenizer(path: str | Path, checkpoint: int | None = None) -> "VQTokenizer":
+    """The tokenizer of a run folder, a pipeline folder, or a folder of its own, in eval mode, on the GPU if any.
+
+    Args:
+        checkpoint: as of `load_pipeline`.
+    """
+    tokenizer = load_model(path, "tokenizer")
+    if checkpoint is not None:
+        tokenizer.load_state_dict(_weights_at(Path(path), checkpoint))
+    return tokenizer.to(_device())
 
 
 def load_start(config: Any, run: Path, part: str) -> Any:
@@ -101,11 +108,15 @@ def load_pipeline(path: str | Path, checkpoint: int | None = None) -> Any:
     except (OSError, ValueError) as error:
         raise TwoStageError(f"{folder}: could not be loaded ({error})") from error
     if checkpoint is not None:
-        from twostage.training.checkpoints import Checkpoints
-
         prior = pipeline.denoiser if name == "LatentDiffusionPipeline" else pipeline.prior
-        prior.load_state_dict(Checkpoints(Path(path) / "checkpoints").averaged_weights(checkpoint))
+        prior.load_state_dict(_weights_at(Path(path), checkpoint))
     return pipeline
+
+
+def _weights_at(run: Path, step: int) -> dict[str, Any]:
+    from twostage.training.checkpoints import Checkpoints
+
+    return Checkpoints(run / "checkpoints").averaged_weights(step)
 
 
 def _device() -> str:

@@ -29,6 +29,7 @@ def evaluate_reconstruction(
     data: Data = None,
     split: Split = "test",
     network: Network = None,
+    checkpoint: Checkpoint = None,
     protocol: Annotated[
         str, typer.Option("--protocol", help="default, or cvq: JPEG pairs as in the paper")
     ] = "default",
@@ -38,10 +39,10 @@ def evaluate_reconstruction(
     from pipelines.processes import join_processes
     from pipelines.runs import check_output_file, data_of, load_tokenizer, with_root
 
-    output = output or tokenizer / "metrics.json"
+    output = output or tokenizer / _metrics_file(checkpoint)
     check_output_file(output)
     join_processes()
-    source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer)
+    source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer, checkpoint)
     from pipelines.evaluation.reconstruction import reconstruction_row
     from twostage.metrics.features import load_network
 
@@ -88,7 +89,7 @@ def evaluate_generation(
     from twostage.metrics.generation_protocols import generation_protocol
 
     how = generation_protocol(protocol).changed(split=split, classes=_known_classes(classes))
-    output = output or pipeline / ("metrics.json" if checkpoint is None else f"metrics_step_{checkpoint:08d}.json")
+    output = output or pipeline / _metrics_file(checkpoint)
     for file in filter(None, (output, save_npz)):
         check_output_file(file)
     for folder in filter(None, (save_images, cache)):
@@ -172,6 +173,10 @@ def evaluate_likelihood(
     from pipelines.evaluation.likelihood import evaluate_likelihood as evaluate
 
     report(evaluate(loaded, codes), output)
+
+
+def _metrics_file(checkpoint: int | None) -> str:
+    return "metrics.json" if checkpoint is None else f"metrics_step_{checkpoint:08d}.json"
 
 
 def _known_classes(choice: str | None) -> str | None:

@@ -71,3 +71,16 @@ def test_the_images_are_told_apart_by_their_pixels(tokenizer, dataset, network):
     )
     assert found[0] == found[1] != evaluate_reconstruction(tokenizer, other, network)["pixels"]
     assert pixel_digest(to_uint8(dataset[0]["images"][None])) != pixel_digest(to_uint8(dataset[1]["images"][None]))
+
+
+def test_a_checkpoint_of_the_run_in_place_of_its_end(chain, command):
+    from pipelines.runs import load_tokenizer
+
+    run = chain / "tokenizer"
+    first, last = (int(path.stem.removeprefix("step_")) for path in sorted((run / "checkpoints").iterdir()))
+    end, kept = load_tokenizer(run).state_dict(), load_tokenizer(run, last).state_dict()
+    assert all(torch.equal(kept[name], end[name]) for name in end)
+    assert not all(torch.equal(value, end[name]) for name, value in load_tokenizer(run, first).state_dict().items())
+    assert command("evaluate", "reconstruction", run, "--checkpoint", first).status == 0
+    assert (run / f"metrics_step_{first:08d}.json").is_file()
+    assert "--checkpoint: 1 is not allowed" in command("evaluate", "reconstruction", run, "--checkpoint", 1).err
