@@ -38,9 +38,8 @@ RECONSTRUCTIONS: Mapping[Reconstruction, Callable[[Tensor, Tensor, Tensor], Tens
 
 
 def data_variance(dataset: ImageDataset, sample: int = 2000) -> float:
-    """The variance of all values of up to `sample` images in [-1, 1], evenly spaced through the data set."""
-    chosen = torch.linspace(0, len(dataset) - 1, min(sample, len(dataset))).long().tolist()
-    variance = torch.stack([dataset[i]["images"] for i in chosen]).double().var(correction=0).item()
+    """The variance of all values of up to `sample` images in [-1, 1], spread over the data set."""
+    variance = torch.stack([dataset[i]["images"] for i in dataset.spread(sample)]).double().var(correction=0).item()
     return max(variance, 1e-6)
 
 

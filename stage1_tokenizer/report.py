@@ -31,11 +31,11 @@ PAUSE = 10
 class Pictures:
     """Draws `pictures/{reconstructions,usage,projection,codebook_usage,curves}.png` of a run.
 
-    The images are taken evenly from the data set, always the same ones.
+    The images are spread over the data set, always the same ones.
     """
 
     def __init__(self, dataset: ImageDataset, run: Path) -> None:
-        self.images, self.run = Subset(dataset, evenly(len(dataset), IMAGES)), run
+        self.images, self.run = Subset(dataset, dataset.spread(IMAGES)), run
         self.due = 0.0
 
     def refresh(self, tokenizer: VQTokenizer) -> None:

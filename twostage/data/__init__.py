@@ -15,6 +15,7 @@ DATASETS = Registry(
         "celebahq": "twostage.data.faces:celebahq",
         "webdataset": "twostage.data.webdataset:webdataset",
         "hf": "twostage.data.hf:hf",
+        "parquet": "twostage.data.parquet:parquet",
     },
     provided=("split",),
 )

@@ -1,7 +1,8 @@
 """Data sets that the library `datasets` reads: of the Hugging Face Hub, Parquet and Arrow files, saved data sets."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def hf(
     """A column of images and, where there is one, a column of labels; rows in their own order.
 
     Parquet files are written once as Arrow files into the cache of `datasets` (`HF_HOME`), which any row can be read
-    from. The test split is "test", or where its labels are withheld or it is missing "validation", "val" or "valid".
-    Streaming is not supported: training reaches any image by its number, to resume exactly.
+    from; `parquet` streams them instead. The test split is "test", or where its labels are withheld or it is missing
+    "validation", "val" or "valid".
 
     Args:
         root: a folder or file (.parquet, .arrow), or the name of a data set on the Hub.
@@ -48,7 +49,7 @@ def hf(
         TwoStageError: `datasets` cannot read it, or it has no such split or column.
     """
     splits = load(root, config)
-    rows = splits[chosen := split_name(splits, split, label_column, root)]
+    rows = splits[chosen := split_name(splits, split, lambda name: _withheld(splits[name], label_column), root)]
     images, labels = columns(rows, image_column, label_column, f"{root}: {chosen}")
     selection = unlabelled(np.arange(len(rows)))
     if labels is not None:
@@ -65,27 +66,44 @@ def load(root: str, config: str | None) -> Mapping[str, Any]:
         TwoStageError: there is no such folder or name, or `datasets` cannot read it.
     """
     path = Path(root)
-    if not path.exists() and not HUB.fullmatch(root):
-        allowed = "a folder, a .parquet or .arrow file, or the name of a data set on the Hugging Face Hub"
-        raise TwoStageError(f"{root}: no such folder; allowed: {allowed}")
-    if path.is_file() and path.suffix not in BUILDERS:
-        raise refuse("data.root", root, f"a folder, or a file {' or '.join(BUILDERS)}")
+    check_place(root, tuple(BUILDERS))
     import datasets
 
-    try:
+    with read_by_datasets(root):
         if any((path / name).is_file() for name in SAVED):
             found = datasets.load_from_disk(root)
             return found if isinstance(found, Mapping) else {"train": found}
         if path.is_file():
             return datasets.load_dataset(BUILDERS[path.suffix], data_files=root)
         return datasets.load_dataset(root, config)
+
+
+def check_place(root: str, suffixes: tuple[str, ...]) -> None:
+    """Something may lie at `root`.
+
+    Raises:
+        TwoStageError: there is no such folder or name, or it is a file of another kind.
+    """
+    path, files = Path(root), " or ".join(suffixes)
+    if not path.exists() and not HUB.fullmatch(root):
+        allowed = f"a folder, a {files} file, or the name of a data set on the Hugging Face Hub"
+        raise TwoStageError(f"{root}: no such folder; allowed: {allowed}")
+    if path.is_file() and path.suffix not in suffixes:
+        raise refuse("data.root", root, f"a folder, or a file {files}")
+
+
+@contextmanager
+def read_by_datasets(root: str) -> Iterator[None]:
+    """What `datasets` says of what it cannot read becomes one line."""
+    try:
+        yield
     except Exception as error:  # whatever its builders and the network raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TwoStageError(f"{root}: could not be read by the library datasets ({reason})") from None
 
 
-def split_name(splits: Mapping[str, Any], split: Split, labels: str | None, root: str) -> str:
-    """Which of the data set's splits is `split`; one without withheld labels (-1) if there is any.
+def split_name(splits: Mapping[str, Any], split: Split, withheld: Callable[[str], bool], root: str) -> str:
+    """Which of the data set's splits is `split`; one whose labels are not withheld (-1) if there is any.
 
     Raises:
         TwoStageError: none is.
@@ -95,13 +113,11 @@ def split_name(splits: Mapping[str, Any], split: Split, labels: str | None, root
         raise MissingSplit(
             f"{root}: has no {split} images among {', '.join(splits)}; allowed: {', '.join(SPLITS[split])}"
         )
-    return next((name for name in found if not _withheld(splits[name], labels)), found[0])
+    return next((name for name in found if not withheld(name)), found[0])
 
 
-def _withheld(rows: Any, labels: str | None) -> bool:
-    from datasets import ClassLabel
-
-    column = labels or _column(rows, ClassLabel, LABELS)
+def _withheld(rows: Any, column: str | None) -> bool:
+    column = column or class_column(rows)
     return column in rows.column_names and len(rows) > 0 and rows.select_columns([column])[0][column] == -1
 
 
@@ -111,7 +127,7 @@ def columns(rows: Any, images: str | None, labels: str | None, where: str) -> tu
     Raises:
         TwoStageError: the table has no such column.
     """
-    from datasets import ClassLabel, Image
+    from datasets import Image
 
     for option, name in (("image_column", images), ("label_column", labels)):
         if name is not None and name not in rows.column_names:
@@ -121,7 +137,14 @@ def columns(rows: Any, images: str | None, labels: str | None, where: str) -> tu
         raise TwoStageError(
             f"{where}: has no column of images; name one of {', '.join(rows.column_names)}: image_column"
         )
-    return images, labels or _column(rows, ClassLabel, LABELS)
+    return images, labels or class_column(rows)
+
+
+def class_column(rows: Any) -> str | None:
+    """The first column of classes, or the first that is called like one."""
+    from datasets import ClassLabel
+
+    return _column(rows, ClassLabel, LABELS)
 
 
 def _column(rows: Any, kind: type, names: tuple[str, ...]) -> str | None:

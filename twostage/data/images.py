@@ -53,6 +53,10 @@ class ImageDataset(Dataset[ImageExample]):
     def __getitem__(self, index: int) -> ImageExample:
         raise NotImplementedError
 
+    def spread(self, count: int) -> list[int]:
+        """Indices of `count` images, or all, that stand for the others."""
+        return torch.linspace(0, len(self) - 1, min(count, len(self))).long().tolist()
+
 
 @dataclass(frozen=True)
 class LabelledArrays:

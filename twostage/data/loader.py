@@ -1,9 +1,9 @@
 """Batches in an order that depends on the seed alone: any step can be reached without replaying the ones before."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -23,6 +23,7 @@ class Order(Sampler[list[int]]):
         batch_size: examples per step, over all processes and accumulation steps.
         accumulation: micro-batches per step.
         start_step, steps: the first step to yield and the step to stop before.
+        shuffled: gives the permutation of an epoch, int64 [count]; any is as likely when None.
     """
 
     count: int
@@ -33,6 +34,7 @@ class Order(Sampler[list[int]]):
     rank: int = 0
     world: int = 1
     start_step: int = 0
+    shuffled: Callable[[torch.Generator], torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -53,7 +55,9 @@ class Order(Sampler[list[int]]):
         if epoch not in self._permutations:
             self._permutations.clear()
             generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-            self._permutations[epoch] = torch.randperm(self.count, generator=generator)
+            self._permutations[epoch] = (
+                torch.randperm(self.count, generator=generator) if self.shuffled is None else self.shuffled(generator)
+            )
         return self._permutations[epoch]
 
     def __len__(self) -> int:
@@ -70,8 +74,18 @@ class Order(Sampler[list[int]]):
             ]
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """A data set whose examples are cheaper in some orders than in others."""
+
+    def shuffled(self, generator: torch.Generator) -> torch.Tensor:
+        """Such an order, int64 [n], a random one."""
+
+
 def training_batches(dataset: Dataset[Any], order: Order, workers: int) -> Iterator[dict[str, torch.Tensor]]:
-    """The examples of `order`, stacked into dicts of tensors."""
+    """The examples of `order`, stacked into dicts of tensors; a stream has a say in it."""
+    if isinstance(dataset, Stream):
+        order = replace(order, shuffled=dataset.shuffled)
     return iter(
         _Loader(
             dataset,
