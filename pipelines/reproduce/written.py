@@ -18,10 +18,10 @@ PROTOCOLS = {
 
 
 def write(results: Results, output: Path) -> None:
-    """Write everything anew, each file whole or not at all."""
+    """Write everything anew, each file whole or not at all; pictures once there is something of ours, if ever."""
     write_json(output / TABLE, as_json(results))
     write_text(output / "table.md", as_markdown(results))
-    for i, plot in enumerate(results.table.plots):
+    for i, plot in enumerate(results.table.plots if results.runs or not results.table.trained else ()):
         name = "table.png" if i == 0 else f"table_{plot['name']}.png"
         PLOTS.build(plot, results=results, path=output / name)
 

@@ -1,6 +1,7 @@
 """`twostage reproduce`: a table's rows are trained, measured, written down; resumed where they stopped; or refused."""
 
 import json
+from functools import partial
 
 import pytest
 import yaml
@@ -50,9 +51,9 @@ TABLE = {
         {"name": "Of others", "published": {"small": {"PSNR": 21.0}}},
     ],
     "plots": [
-        {"name": "dots", "measures": ["PSNR", "usage"]},
-        {"name": "lines", "over": "quantizer.codebook_size", "measures": ["PSNR", "usage"]},
-        {"name": "curves", "scalars": ["reconstruction", "window_usage"]},
+        {"name": "dots", "measures": ["PSNR"]},
+        {"name": "lines", "over": "quantizer.codebook_size", "measures": ["PSNR"]},
+        {"name": "curves", "scalars": ["reconstruction"]},
         {"name": "projections"},
     ],
 }
@@ -63,17 +64,21 @@ def dumped(table):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_pictures_in_the_midst_of_training():
+def _one_picture_of_a_run():
+    """The one that is shown again; the others take longer than the training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pictures, "refresh", lambda self, tokenizer: None)
+        for name in ("save_pairs", "save_usage", "save_codebook_health", "save_curves"):
+            patch.setattr(f"stage1_tokenizer.report.{name}", lambda *_, **__: None)
         yield
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A folder with a table and a feature network."""
+    """A folder with a table, the same without pictures, and a feature network."""
     folder = tmp_path_factory.mktemp("reproduce")
     (folder / "toy.yaml").write_text(dumped(TABLE))
+    (folder / "plain.yaml").write_text(dumped({**TABLE, "plots": []}))
     (folder / "network.py").write_text(NETWORK)
     return folder
 
@@ -82,9 +87,9 @@ def toy(tmp_path_factory):
 def reproduce(toy, command):
     """(folder, options) -> the answer of the command on the toy table."""
 
-    def run(output, *options):
+    def run(output, *options, table="toy.yaml"):
         network = f"{toy / 'network.py'}:pixels"
-        return command("reproduce", toy / "toy.yaml", "--output", output, "--network", network, *options)
+        return command("reproduce", toy / table, "--output", output, "--network", network, *options)
 
     return run
 
@@ -150,7 +155,7 @@ def test_every_plot_is_drawn(done):
 def test_the_same_command_again_trains_nothing(done, reproduce, contents):
     folder, _ = done
     runs = contents(folder / "small")
-    answer = reproduce(folder)
+    answer = reproduce(folder, table="plain.yaml")
     assert answer.status == 0
     assert answer.out.count("finished before") == 2
     assert contents(folder / "small") == runs
@@ -165,14 +170,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(done, reproduce, tmp_path, monkey
         before(self, progress)
 
     monkeypatch.setattr(TokenizerTask, "before_step", die)
-    options = (tmp_path / "killed", "--row", "plain_vq")
-    assert reproduce(*options).status == 130
+    killed = partial(reproduce, tmp_path / "killed", "--row", "plain_vq", table="plain.yaml")
+    assert killed().status == 130
     assert json.loads((tmp_path / "killed" / "table.json").read_text())["rows"][0]["ours"] == {}
     steps = []
     monkeypatch.setattr(
         TokenizerTask, "before_step", lambda self, progress: (steps.append(progress.step), before(self, progress))
     )
-    answer = reproduce(*options)
+    answer = killed()
     assert (answer.status, steps) == (0, [3, 4, 5])
     runs = [folder / "small" / "plain_vq" / "seed_0" for folder in (tmp_path / "killed", done[0])]
     assert metrics(runs[0])["model"] == metrics(runs[1])["model"]

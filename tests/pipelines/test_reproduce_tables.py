@@ -12,7 +12,7 @@ import yaml
 from pipelines.cli import app
 from pipelines.reproduce.choices import choose_places
 from pipelines.reproduce.table import FOLDER, find_table, needs_root, read_table, table_names
-from stage1_tokenizer.tokenizer import VQTokenizer
+from stage1_tokenizer.autoencoders import AUTOENCODERS
 from twostage.config import to_yaml
 
 
@@ -46,14 +46,16 @@ def test_every_row_is_a_tokenizer(name):
             root = "somewhere" if needs_root(slot) else None
             config = table.config(dataset, row, root=root, steps=60, seed=3)
             assert (config.training.steps, config.training.seed, config.data["root"]) == (60, 3, "somewhere")
-            assert latent_size(to_yaml(config.model_options(channels=3))) >= 4
+            size, dim = config.data["image_size"], config.quantizer["dim"]  # the quantiser was built by the config
+            assert latents(to_yaml(config.autoencoder), dim, size)[:2] == (1, dim)
 
 
 @cache
-def latent_size(options):
-    """Of the tokenizer, at full size, without its numbers."""
+def latents(autoencoder, dim, image_size):
+    """The shape of an image's latents, at full size, without its numbers."""
     with torch.device("meta"):
-        return VQTokenizer(**yaml.safe_load(options)).latent_size
+        network = AUTOENCODERS.build(yaml.safe_load(autoencoder), channels=3, latent_dim=dim)
+        return network.encode(torch.empty(1, 3, image_size, image_size)).shape
 
 
 @pytest.mark.parametrize("name", table_names())
