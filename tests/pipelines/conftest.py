@@ -109,6 +109,25 @@ def quick(pipeline):
     return {"num_inference_steps": 3} if hasattr(pipeline, "denoiser") else {}
 
 
+PIXELS = """
+from torch import nn
+
+class Pixels(nn.Module):
+    def forward(self, images):
+        return nn.functional.adaptive_avg_pool2d(images.float() / 255, 2).flatten(1)
+
+def pixels():
+    return Pixels()
+"""
+
+
+@pytest.fixture
+def pixels(tmp_path):
+    """What `--network` takes for a network whose features are an image's four quarters."""
+    (tmp_path / "pixels_network.py").write_text(PIXELS)
+    return f"{tmp_path / 'pixels_network.py'}:pixels"
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command left on the terminal."""

@@ -5,38 +5,21 @@ import json
 import pytest
 import torch
 
-NETWORK = """
-from torch import nn
-
-class Pixels(nn.Module):
-    def forward(self, images):
-        return nn.functional.adaptive_avg_pool2d(images.float() / 255, 2).flatten(1)
-
-def pixels():
-    return Pixels()
-"""
-
 
 @pytest.fixture
-def spec(tmp_path):
-    (tmp_path / "network.py").write_text(NETWORK)
-    return f"{tmp_path / 'network.py'}:pixels"
-
-
-@pytest.fixture
-def bounds(chain, command, tmp_path, spec):
+def bounds(chain, command, tmp_path, pixels):
     """(run, *options) -> the answer and the row."""
 
     def run(name, *options):
         output = tmp_path / "bounds.json"
-        always = ("--network", spec, "--cache", tmp_path / "cache", "--output", output)
+        always = ("--network", pixels, "--cache", tmp_path / "cache", "--output", output)
         answer = command("evaluate", "bounds", chain / name, *always, *options)
         return answer, json.loads(output.read_text()) if output.is_file() else None
 
     return run
 
 
-def test_floor_and_limit_are_the_distances_of_unseen_images_and_their_reconstructions(bounds, chain, spec):
+def test_floor_and_limit_are_the_distances_of_unseen_images_and_their_reconstructions(bounds, chain, pixels):
     from pipelines.runs import data_of, load_tokenizer
     from twostage.data import DATASETS
     from twostage.data.images import to_uint8
@@ -50,7 +33,7 @@ def test_floor_and_limit_are_the_distances_of_unseen_images_and_their_reconstruc
     with torch.no_grad():
         given = tokenizer.decode(tokenizer.encode(chosen).z_q).clamp(-1, 1)
     for name, images in (("floor", chosen), ("limit", given)):
-        expected = generation_metrics(real, to_uint8(images), load_network(spec))
+        expected = generation_metrics(real, to_uint8(images), load_network(pixels))
         for key in ("FD-pixels@9", "KD-pixels@9", "precision-pixels@9", "recall-pixels@9"):
             assert row[f"{name} {key}"] == pytest.approx(expected[key], rel=1e-5, abs=1e-7), (name, key)
     assert (row["n"], row["n_reference"], row["images"]) == (9, len(real), "test")

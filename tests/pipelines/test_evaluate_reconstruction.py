@@ -10,23 +10,10 @@ from twostage.data import DATASETS
 from twostage.metrics.features import load_network
 from twostage.parts import pixel_digest
 
-NETWORK = """
-import torch
-from torch import nn
-
-class Pixels(nn.Module):
-    def forward(self, images):
-        return nn.functional.adaptive_avg_pool2d(images.float() / 255, 2).flatten(1)
-
-def pixels():
-    return Pixels()
-"""
-
 
 @pytest.fixture
-def network(tmp_path):
-    (tmp_path / "network.py").write_text(NETWORK)
-    return load_network(f"{tmp_path / 'network.py'}:pixels")
+def network(pixels):
+    return load_network(pixels)
 
 
 @pytest.fixture
