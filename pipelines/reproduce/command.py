@@ -52,6 +52,7 @@ def reproduce(
         typer.echo(show_tables())
         raise
     checked = read_table(path)
+    from pipelines.processes import is_first
     from pipelines.reproduce.choices import choose_places, choose_rows
     from pipelines.reproduce.run import Request, run
 
@@ -65,4 +66,6 @@ def reproduce(
         network=network,
         output=output or Path("runs") / "reproduce" / path.stem,
     )
-    typer.echo(f"done: {run(request)}")
+    page = run(request)
+    if is_first():
+        typer.echo(f"done: {page}")

@@ -13,7 +13,8 @@ def machine() -> str:
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
-        device = f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        device = f"{_processor()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}"
     return f"{device}; torch {torch.__version__}"
 
 

@@ -41,9 +41,10 @@ def dots(results: Results, path: Path, *, measures: Measures) -> None:
             if ours is not None:
                 panel.errorbar([ours.mean], [place], xerr=ours.deviation, label="ours", linestyle="", **OURS)
         panel.set_yticks(range(len(rows)), [row.name for row in rows])
-        panel.set_ylim(len(rows) - 0.5, -0.5)
+        panel.set_ylim(max(len(rows), 1) - 0.5, -0.5)
         panel.grid(axis="x", alpha=0.3)
         panel.margins(x=0.1)
+        panel.locator_params(axis="x", nbins=4)
 
     _draw_panels(results, path, measures, draw, height=0.8 + 0.28 * len(results.table.rows), share_rows=True)
 
@@ -57,7 +58,7 @@ def lines(results: Results, path: Path, *, over: str, measures: Measures) -> Non
 
     def draw(panel: Any, dataset: str, measure: str) -> None:
         for i, (name, points) in enumerate(series.items()):
-            _line(results, panel, dataset, measure, points, {"color": f"C{i}", "label": name})
+            _line(results, panel, dataset, measure, points, {"color": f"C{i}", "name": name})
         panel.set(xlabel=over.split(".")[-1].replace("_", " "))
         panel.set_xscale("log", base=2)
         places = sorted({place for points in series.values() for place, _ in points})
@@ -69,7 +70,7 @@ def lines(results: Results, path: Path, *, over: str, measures: Measures) -> Non
 
 
 def _line(
-    results: Results, panel: Any, dataset: str, measure: str, points: Sequence[tuple[float, Row]], style: dict[str, Any]
+    results: Results, panel: Any, dataset: str, measure: str, points: Sequence[tuple[float, Row]], style: dict[str, str]
 ) -> None:
     """Ours as a line, what is published dashed in its colour."""
     found = [(place, *_figures(results, dataset, row, measure)) for place, row in sorted(points, key=lambda p: p[0])]
@@ -77,12 +78,12 @@ def _line(
     if ours:
         places, statistics = zip(*ours)
         spread = [one.deviation or 0.0 for one in statistics]
-        panel.errorbar(places, [one.mean for one in statistics], yerr=spread, marker="o", **style)
+        look = {"marker": "o", "color": style["color"], "label": f"{style['name']}, ours"}
+        panel.errorbar(places, [one.mean for one in statistics], yerr=spread, **look)
     published = [(place, one) for place, _, one in found if one is not None]
     if published:
-        name = f"{style['label']}, published"
         look = {"linestyle": "--", "marker": "D", "markerfacecolor": "none", "color": style["color"]}
-        panel.plot(*zip(*published), label=name, **look)
+        panel.plot(*zip(*published), label=f"{style['name']}, published", **look)
 
 
 def curves(results: Results, path: Path, *, scalars: Names) -> None:
@@ -107,8 +108,9 @@ def curves(results: Results, path: Path, *, scalars: Names) -> None:
 
 def projections(results: Results, path: Path) -> None:
     """Features and codes of the first seed of every row, each on the principal plane of its own features."""
-    datasets, rows = _datasets(results), results.table.trained
-    if not results.runs:
+    rows = results.table.trained
+    datasets = [dataset for dataset in results.table.datasets if any(dataset == of for of, _ in results.runs)]
+    if not datasets:
         return
     figure, panels = _figure(4.6 * len(rows), 4.9 * len(datasets), len(datasets), len(rows))
     for (i, dataset), (j, row) in product(enumerate(datasets), enumerate(rows)):
@@ -121,48 +123,48 @@ def projections(results: Results, path: Path) -> None:
     _save(figure, path)
 
 
+Draw = Callable[[Any, str, str], None]
+"""(panel, data set, name): draws what there is, if anything, with labels for the legend."""
+
+
 def _draw_panels(
-    results: Results,
-    path: Path,
-    names: Sequence[str],
-    draw: Callable[[Any, str, str], None],
-    *,
-    height: float,
-    share_rows: bool = False,
+    results: Results, path: Path, names: Sequence[str], draw: Draw, *, height: float, share_rows: bool = False
 ) -> None:
-    """A grid of panels, a row for each data set, a column for each name; what stays empty is left out.
+    """A grid of panels, a row for each data set and a column for each name with anything to show.
 
     Args:
         height: of a panel, in inches.
         share_rows: the panels of a data set have the same rows; only the first names them.
     """
-    datasets = _datasets(results)
+    found = {(dataset, name) for dataset in results.table.datasets for name in names if _draws(draw, dataset, name)}
+    datasets = [dataset for dataset in results.table.datasets if any(dataset == of for of, _ in found)]
+    names = [name for name in names if any(name == what for _, what in found)]
+    if not found:
+        return
     figure, panels = _figure(3.0 * len(names) + 1.8, height * len(datasets) + 0.4, len(datasets), len(names))
     labels: dict[str, Any] = {}
     for i, dataset in enumerate(datasets):
-        shown = False
+        first = next(j for j, name in enumerate(names) if (dataset, name) in found)
         for j, name in enumerate(names):
             panel = panels[i, j]
-            draw(panel, dataset, name)
-            handles, texts = panel.get_legend_handles_labels()
-            if not handles:
+            if (dataset, name) not in found:
                 panel.remove()
                 continue
-            labels |= dict(zip(texts, handles))
+            draw(panel, dataset, name)
             panel.set_title(f"{dataset}: {name.replace('_', ' ')}{BETTER.get(name, '')}")
-            if share_rows and shown:
+            if share_rows and j > first:
                 panel.set_yticklabels([])
-            shown = True
-    if labels:
-        ours = f"ours: {results.budget} a row"
-        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, frameon=False, title=ours)
-        _save(figure, path)
+            handles, texts = panel.get_legend_handles_labels()
+            labels |= dict(zip(texts, handles))
+    title = f"ours: {results.budget} a row" if results.runs else None
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, frameon=False, title=title)
+    _save(figure, path)
 
 
-def _datasets(results: Results) -> list[str]:
-    """Those with finished runs; before there is any, all of the table."""
-    trained_on = {dataset for dataset, _ in results.runs}
-    return [dataset for dataset in results.table.datasets if dataset in trained_on or not trained_on]
+def _draws(draw: Draw, dataset: str, name: str) -> bool:
+    _, panels = _figure(1, 1, 1, 1)
+    draw(panels[0, 0], dataset, name)
+    return bool(panels[0, 0].get_legend_handles_labels()[0])
 
 
 def _figures(results: Results, dataset: str, row: Row, measure: str) -> tuple[Statistic | None, float | None]:

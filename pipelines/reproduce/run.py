@@ -56,7 +56,8 @@ def run(request: Request) -> Path:
     join_processes()
     cells = plan(request.table, request.rows, request.places, request.budget, request.seeds, request.output)
     network = load_network(request.network, device())
-    write_down(request)
+    if is_first():
+        write_down(request)
     failed = []
     for i, cell in enumerate(cells, start=1):
         look = f"[{i}/{len(cells)}] {cell}"
@@ -70,8 +71,9 @@ def run(request: Request) -> Path:
             say(f"{look}: failed ({error})")
             failed.append(f"{cell} ({error})")
             continue
-        say(f"{look}: {in_short(request.table, cell)}")
-        write_down(request)
+        if is_first():
+            say(f"{look}: {in_short(request.table, cell)}")
+            write_down(request)
     if failed:
         raise TwoStageError(f"{len(failed)} of {len(cells)} runs failed: {'; '.join(failed)}")
     return request.output / "table.md"
@@ -92,10 +94,9 @@ def claim_folder(request: Request) -> None:
 
 
 def write_down(request: Request) -> None:
-    """What is finished by now, on the first process."""
-    if is_first():
-        command = shlex.join(["twostage", *sys.argv[1:]])
-        write(gather(request.table, request.output, str(request.budget), command), request.output)
+    """What is finished by now; the first process, which writes all figures, does this too."""
+    command = shlex.join(["twostage", *sys.argv[1:]])
+    write(gather(request.table, request.output, str(request.budget), command), request.output)
 
 
 def in_short(table: Table, cell: Cell) -> str:
