@@ -24,9 +24,25 @@ from twostage.training.log import RunLog
 from twostage.training.optimizer import adamw
 from twostage.training.task import Progress, StepOutput, Task
 
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+"""What `accelerate launch` says in the environment of a model that no process holds whole."""
+
 
 def make_accelerator(training: TrainingConfig) -> Accelerator:
-    """The devices and processes of this run; a codebook's statistics are reduced by hand, not broadcast."""
+    """The devices and processes of this run; a codebook's statistics are reduced by hand, not broadcast.
+
+    Raises:
+        TwoStageError: `accelerate launch` was told to split the model over processes.
+    """
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            smaller = "training.gradient_checkpointing, training.accumulation and training.precision=bf16 save memory"
+            raise refuse("accelerate launch", name, f"processes that hold the whole model each; {smaller}")
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if training.precision == "bf16" else "no",
