@@ -14,6 +14,7 @@ from pipelines.arguments import BatchSize, Checkpoint, Data, Split
 from pipelines.evaluation.commands import app as evaluate_app
 from pipelines.options import sampling_options
 from pipelines.reproduce.command import reproduce
+from pipelines.toys.command import toys
 from twostage.errors import TwoStageError
 
 
@@ -43,6 +44,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(data_app, name="data")
 app.command()(reproduce)
+app.command()(toys)
 
 Config = Annotated[Path, typer.Argument(help="a YAML config, e.g. configs/fashion_mnist/tokenizer_cvq.yaml")]
 Run = Annotated[Path | None, typer.Option("--output", help="run folder; default runs/<folder>/<name of the config>")]
