@@ -215,7 +215,10 @@ def test_a_config_does_not_change(path: Path) -> None:
         config.training.steps = 3
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "tables")
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_shipped_config_loads(path: Path) -> None:
     schema = SCHEMAS[path.stem.split("_")[0]]
     config = load(schema, read_yaml(path), path)

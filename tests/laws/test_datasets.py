@@ -138,6 +138,7 @@ def components(tmp_path_factory) -> Iterator[dict[str, dict[str, Any]]]:
         "celebahq": ("celebahq", to_folder(home / "celebahq", arrays), {"held_out": held_out}),
         "webdataset": ("webdataset", home / "shards", {}),
         "hf": ("hf", to_parquet(home / "parquet"), {}),
+        "parquet": ("parquet", home / "parquet", {}),
         "idx": ("idx", to_idx(home / "idx"), {}),
         "cifar10": ("cifar10", to_cifar10(home / "cifar10"), {}),
     }
@@ -166,6 +167,7 @@ SAME = [
     "celebahq",
     "webdataset",
     "hf",
+    "parquet",
 ]
 EVERY = [*SAME, "idx", "cifar10", "shapes"]
 every = pytest.mark.parametrize("case", EVERY)
