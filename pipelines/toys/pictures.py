@@ -24,7 +24,10 @@ DOTS = 400
 """Features drawn in a panel."""
 
 WHILE_DRIFTING, AFTER_DRIFT = 6, 32
-"""Epochs: half of the way p - p* is left in the middle pictures; after the second the animation may hurry."""
+"""Epochs: in the middle pictures the drift has 38% of its way to go; after the second the animation may hurry."""
+
+FRAME, FIRST, LAST = 120, 1250, 2500
+"""How long the animation shows a frame, its first and its last, in milliseconds."""
 
 LEGEND: Mapping[str, dict[str, Any]] = {
     "features": {"marker": "o", "color": FEATURE},
@@ -141,11 +144,11 @@ def chosen_moments(count: int) -> list[int]:
     return sorted({*range(min(count, AFTER_DRIFT)), *range(AFTER_DRIFT, count, 3), count - 1})
 
 
-def write_gif(pictures: list[Image.Image], path: Path, *, milliseconds: int = 120, rest: int = 2500) -> None:
-    """Frames of one size as an endless GIF in one palette, the first and last of which stay longer."""
+def write_gif(pictures: list[Image.Image], path: Path) -> None:
+    """At least two pictures of one size as an endless GIF in one palette."""
     palette = pictures[len(pictures) // 4].quantize(64)
     first, *others = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    durations = [rest // 2, *[milliseconds] * (len(others) - 1), rest][: len(pictures)]
+    durations = [FIRST, *[FRAME] * (len(pictures) - 2), LAST]
     with atomic(path) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
 

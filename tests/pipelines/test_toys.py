@@ -25,8 +25,10 @@ def after(name, demo, settings, seed):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_codes_and_leaves_the_random_state_alone(name):
+    first = after(name, "split", SHORT, 3)
+    torch.rand(1)
     before = torch.get_rng_state()
-    first, second, other = (after(name, "split", SHORT, seed) for seed in (3, 3, 4))
+    second, other = (after(name, "split", SHORT, seed) for seed in (3, 4))
     assert torch.equal(first.codes, second.codes)
     assert torch.equal(first.distortion, second.distortion)
     assert not torch.equal(first.codes, other.codes)
