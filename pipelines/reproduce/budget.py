@@ -40,7 +40,7 @@ class Budget:
         return cls(amount, f"{found[2]}s")
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+        return f"{self.amount:g} {self.unit.removesuffix('s') if self.amount == 1 else self.unit}"
 
     def steps(self, images: int, batch_size: int) -> int:
         """Optimiser steps on a data set with so many training images."""
