@@ -121,11 +121,12 @@ def pixels():
 """
 
 
-@pytest.fixture
-def pixels(tmp_path):
+@pytest.fixture(scope="session")
+def pixels(tmp_path_factory):
     """What `--network` takes for a network whose features are an image's four quarters."""
-    (tmp_path / "pixels_network.py").write_text(PIXELS)
-    return f"{tmp_path / 'pixels_network.py'}:pixels"
+    file = tmp_path_factory.mktemp("pixels") / "network.py"
+    file.write_text(PIXELS)
+    return f"{file}:pixels"
 
 
 @dataclass(frozen=True)

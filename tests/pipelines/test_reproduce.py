@@ -14,18 +14,6 @@ from stage1_tokenizer.train import TokenizerTask
 from twostage.config import read_yaml
 from twostage.training.log import read_log
 
-NETWORK = """
-import torch
-from torch import nn
-
-class Pixels(nn.Module):
-    def forward(self, images):
-        return nn.functional.adaptive_avg_pool2d(images.float() / 255, 2).flatten(1)
-
-def pixels():
-    return Pixels()
-"""
-
 TABLE = {
     "title": "Two rows",
     "source": "nowhere, Tab. 1",
@@ -75,21 +63,19 @@ def _one_picture_of_a_run():
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A folder with a table, the same without pictures, and a feature network."""
+    """A folder with a table, and the same without pictures."""
     folder = tmp_path_factory.mktemp("reproduce")
     (folder / "toy.yaml").write_text(dumped(TABLE))
     (folder / "plain.yaml").write_text(dumped({**TABLE, "plots": []}))
-    (folder / "network.py").write_text(NETWORK)
     return folder
 
 
 @pytest.fixture(scope="module")
-def reproduce(toy, command):
+def reproduce(toy, command, pixels):
     """(folder, options) -> the answer of the command on the toy table."""
 
     def run(output, *options, table="toy.yaml"):
-        network = f"{toy / 'network.py'}:pixels"
-        return command("reproduce", toy / table, "--output", output, "--network", network, *options)
+        return command("reproduce", toy / table, "--output", output, "--network", pixels, *options)
 
     return run
 
