@@ -22,6 +22,7 @@ from twostage.data import DATASETS
 from twostage.files import read_json
 from twostage.metrics.features import FeatureNetwork
 from twostage.metrics.weights import Missing
+from twostage.training.checkpoints import Checkpoints
 
 PROVISIONAL = 10**6
 """Steps that a config is checked with before the data is read, which the budget may depend on."""
@@ -97,28 +98,39 @@ class Images:
         return self.counts[key]
 
 
-def finish(cell: Cell, protocols: Sequence[str], network: FeatureNetwork | Missing) -> None:
+def finish(cell: Cell, table: Table, network: FeatureNetwork | Missing) -> None:
     """Train what is left of a cell and measure what is not measured yet.
 
     Raises:
         TwoStageError: the training stopped, see `twostage.training.loop.fit`.
     """
-    trained = (cell.run / "tokenizer" / CARD).is_file()  # the last file that a training writes
-    tokenizer = None if trained else train_tokenizer(cell.config, cell.run)
-    for protocol in protocols:
-        if not is_measured(cell.run, protocol, network):
-            tokenizer = load_tokenizer(cell.run) if tokenizer is None else tokenizer
-            row = reconstruction_row(tokenizer, cell.config.data, network, protocol=protocol)
-            if is_first():
-                write_row(metrics_file(cell.run, protocol), {**row, "machine": machine()})
+    if not is_trained(cell.run):
+        train_tokenizer(cell.config, cell.run)
+    for protocol, step in unmeasured(cell, table, network):
+        row = reconstruction_row(load_tokenizer(cell.run, step), cell.config.data, network, protocol=protocol)
+        if is_first():
+            write_row(metrics_file(cell.run, protocol, step), {**row, "machine": machine()})
 
 
-def is_measured(run: Path, protocol: str, network: FeatureNetwork | Missing) -> bool:
+def is_trained(run: Path) -> bool:
+    """Whether the last file is there that a training writes."""
+    return (run / "tokenizer" / CARD).is_file()
+
+
+def unmeasured(cell: Cell, table: Table, network: FeatureNetwork | Missing) -> list[tuple[str, int | None]]:
+    """Protocols, and the steps of checkpoints (None: the end), of which figures with this network are not there yet."""
+    wanted: list[tuple[str, int | None]] = [(protocol, None) for protocol in table.protocols]
+    if table.follows_training:
+        wanted += [(table.protocol, step) for step in Checkpoints(cell.run / "checkpoints").steps()]
+    return [(protocol, step) for protocol, step in wanted if not is_measured(cell.run, protocol, step, network)]
+
+
+def is_measured(run: Path, protocol: str, step: int | None, network: FeatureNetwork | Missing) -> bool:
     """Whether the figures under a protocol, with this feature network, are there."""
-    path = metrics_file(run, protocol)
+    path = metrics_file(run, protocol, step)
     return path.is_file() and read_json(path).get("network") == describe_network(network)
 
 
-def is_finished(cell: Cell, protocols: Sequence[str], network: FeatureNetwork | Missing) -> bool:
+def is_finished(cell: Cell, table: Table, network: FeatureNetwork | Missing) -> bool:
     """Whether nothing is left to do."""
-    return all(is_measured(cell.run, protocol, network) for protocol in protocols)
+    return is_trained(cell.run) and not unmeasured(cell, table, network)

@@ -1,4 +1,4 @@
-"""The pictures of a table, PNG: figures by row, over a setting, over training, and codes among features."""
+"""The pictures of a table, PNG: figures by row, over a setting, over training; its log; and codes among features."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -104,6 +104,28 @@ def curves(results: Results, path: Path, *, scalars: Names) -> None:
         panel.grid(alpha=0.3)
 
     _draw_panels(results, path, scalars, draw, height=3.2)
+
+
+def progress(results: Results, path: Path, *, measures: Measures) -> None:
+    """A panel for each data set and measure of test images, in it a line for each run, over its checkpoints.
+
+    Published figures, which are of the end of a training, are dashed across.
+    """
+    budget = results.table.budget.parse(results.budget)
+
+    def draw(panel: Any, dataset: str, measure: str) -> None:
+        for i, row in enumerate(results.table.rows):
+            for j, curve in enumerate(results.over_training(dataset, row, measure)):
+                places, values = zip(*((share * budget.amount, value) for share, value in curve))
+                label = {"label": f"{row.name}, ours"} if j == 0 else {}
+                panel.plot(places, values, color=f"C{i}", marker="o", markersize=4, **label)
+            published = results.published(dataset, row, measure)
+            if published is not None:
+                panel.axhline(published, color=f"C{i}", linestyle="--", label=f"{row.name}, published")
+        panel.set(xlabel=budget.unit)
+        panel.grid(alpha=0.3)
+
+    _draw_panels(results, path, measures, draw, height=3.2)
 
 
 def projections(results: Results, path: Path) -> None:

@@ -22,9 +22,10 @@ def row_folder(output: Path, dataset: str, row: Row) -> Path:
     return output / dataset / row.slug
 
 
-def metrics_file(run: Path, protocol: str) -> Path:
-    """Where the figures of a run under a protocol are."""
-    return run / ("metrics.json" if protocol == "default" else f"metrics_{protocol}.json")
+def metrics_file(run: Path, protocol: str, step: int | None = None) -> Path:
+    """Where the figures of a run under a protocol are, those of its end or of a checkpoint."""
+    parts = ["metrics", *([] if protocol == "default" else [protocol]), *([] if step is None else [f"step_{step:08d}"])]
+    return run / f"{'_'.join(parts)}.json"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,16 @@ class Results:
         found = [figure(run.metrics[protocol], measure) for run in self.runs.get((dataset, row.name), ())]
         values = tuple(value for value in found if value is not None)
         return Statistic(values) if values else None
+
+    def over_training(self, dataset: str, row: Row, measure: str) -> list[list[tuple[float, float]]]:
+        """For each run of a row the measure at its checkpoints, each with the share of the budget spent by then."""
+        pattern = metrics_file(Path(), self.table.protocol, 0).name.replace("0" * 8, "[0-9]" * 8)
+        curves = []
+        for run in self.runs.get((dataset, row.name), ()):
+            files = {int(path.stem.rpartition("_")[2]): path for path in sorted(run.folder.glob(pattern))}
+            values = {step / max(files): figure(read_json(path), measure) for step, path in files.items()}
+            curves.append([(share, value) for share, value in values.items() if value is not None])
+        return [curve for curve in curves if curve]
 
     @cached_property
     def measures(self) -> list[str]:

@@ -61,12 +61,12 @@ def run(request: Request) -> Path:
     failed = []
     for i, cell in enumerate(cells, start=1):
         look = f"[{i}/{len(cells)}] {cell}"
-        if is_finished(cell, request.table.protocols, network):
+        if is_finished(cell, request.table, network):
             say(f"{look}: finished before")
             continue
         say(f"{look}: {cell.config.training.steps:,} steps")
         try:
-            finish(cell, request.table.protocols, network)
+            finish(cell, request.table, network)
         except TwoStageError as error:  # the other rows are worth having without it
             say(f"{look}: failed ({error})")
             failed.append(f"{cell} ({error})")

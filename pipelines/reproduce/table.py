@@ -30,6 +30,7 @@ PLOTS = Registry(
         "dots": "pipelines.reproduce.plots:dots",
         "lines": "pipelines.reproduce.plots:lines",
         "curves": "pipelines.reproduce.plots:curves",
+        "progress": "pipelines.reproduce.plots:progress",
         "projections": "pipelines.reproduce.plots:projections",
     },
     provided=("results", "path"),
@@ -160,6 +161,11 @@ class Table(Section):
     def protocols(self) -> list[str]:
         """How our figures are measured: as the published ones, and without any rounding."""
         return list(dict.fromkeys([self.protocol, "default"]))
+
+    @property
+    def follows_training(self) -> bool:
+        """Whether checkpoints are measured, too."""
+        return any(plot["name"] == "progress" for plot in self.plots)
 
     def options(self, row: Row) -> dict[str, Any]:
         """The base with what a row sets, before a data set and the budget decide the rest."""

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from pipelines.reproduce.budget import Budget, stretch
-from pipelines.reproduce.results import Statistic, figure
+from pipelines.reproduce.results import Statistic, figure, gather
+from pipelines.reproduce.table import read_table
 from pipelines.reproduce.written import as_text
 from stage1_tokenizer.report import Pictures
 from stage1_tokenizer.train import TokenizerTask
@@ -42,6 +43,7 @@ TABLE = {
         {"name": "dots", "measures": ["PSNR"]},
         {"name": "lines", "over": "quantizer.codebook_size", "measures": ["PSNR"]},
         {"name": "curves", "scalars": ["reconstruction"]},
+        {"name": "progress", "measures": ["PSNR"]},
         {"name": "projections"},
     ],
 }
@@ -134,8 +136,18 @@ def test_another_network_has_a_column_of_its_own(done):
 
 
 def test_every_plot_is_drawn(done):
-    names = ["table.png", "table_curves.png", "table_lines.png", "table_projections.png"]
+    names = ["table.png", *(f"table_{plot}.png" for plot in ("curves", "lines", "progress", "projections"))]
     assert sorted(path.name for path in done[0].glob("*.png")) == names
+
+
+def test_progress_is_that_of_every_checkpoint(done):
+    folder, _ = done
+    table = read_table(folder.parent / "toy.yaml")
+    (curve,) = gather(table, folder, "6 steps", "").over_training("small", table.rows[0], "PSNR")
+    run = folder / "small" / "plain_vq" / "seed_0"
+    assert [share for share, _ in curve] == [0.5, 1.0]
+    assert curve[0][1] == metrics(run, "_cvq_step_00000003")["PSNR"] != curve[1][1]
+    assert curve[1][1] == metrics(run, "_cvq")["PSNR"]
 
 
 def test_the_same_command_again_trains_nothing(done, reproduce, contents):

@@ -13,7 +13,8 @@ from pipelines.cli import app
 from pipelines.reproduce.choices import choose_places
 from pipelines.reproduce.table import FOLDER, find_table, needs_root, read_table, table_names
 from stage1_tokenizer.autoencoders import AUTOENCODERS
-from twostage.config import to_yaml
+from stage1_tokenizer.config import TokenizerConfig
+from twostage.config import flatten, load, read_yaml, to_yaml
 
 
 @cache
@@ -44,8 +45,8 @@ def test_every_row_is_a_tokenizer(name):
     for dataset, slot in slots.items():
         for row in table.trained:
             root = "somewhere" if needs_root(slot) else None
-            config = table.config(dataset, row, root=root, steps=60, seed=3)
-            assert (config.training.steps, config.training.seed, config.data["root"]) == (60, 3, "somewhere")
+            config = table.config(dataset, row, root=root, steps=600, seed=3)
+            assert (config.training.steps, config.training.seed, config.data["root"]) == (600, 3, "somewhere")
             size, dim = config.data["image_size"], config.quantizer["dim"]  # the quantiser was built by the config
             assert latents(to_yaml(config.autoencoder), dim, size)[:2] == (1, dim)
 
@@ -92,15 +93,27 @@ def test_published_figures_are_those_of_the_papers(name, row, dataset, figures):
 
 def test_tables_that_share_a_row_share_its_figures():
     """Row D of Tab. 3 is the running average of Tab. 4d, and row A and E of Tab. 3 stand in Tab. 1, too."""
-    rows = {
-        name: {row.name: row for row in table_of(name).rows} for name in ("cvq-table1", "cvq-table3", "cvq-table4d")
-    }
+    names = ("cvq-table1", "cvq-table3", "cvq-table4d", "recipe")
+    rows = {name: {row.name: row for row in table_of(name).rows} for name in names}
     same = [
         ("cvq-table1", "VQ-VAE", "A VQ-VAE"),
         ("cvq-table1", "CVQ-VAE", "E + contrastive loss"),
+        ("recipe", "VQ-VAE", "A VQ-VAE"),
+        ("recipe", "CVQ-VAE", "E + contrastive loss"),
         ("cvq-table4d", "running average (CVQ-VAE)", "D + anchors, online"),
     ]
     for table, mine, row in same:
         for dataset in ("mnist", "cifar10"):
             figures = rows[table][mine].published[dataset]
             assert figures.items() <= rows["cvq-table3"][row].published[dataset].items()
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10", "fashion_mnist"])
+def test_the_recipe_is_that_of_the_configs(dataset):
+    table = table_of("recipe")
+    config = load(TokenizerConfig, read_yaml(FOLDER.parent / dataset / "tokenizer_transvq.yaml"), dataset)
+    (row,) = table.trained
+    same = table.config(dataset, row, root=config.data["root"], steps=config.training.steps, seed=0)
+    own = {"data.classes", "training.checkpoint_every", "training.keep_checkpoints"}
+    here, there = ({k: v for k, v in flatten(one.model_dump()).items() if k not in own} for one in (same, config))
+    assert here == there

@@ -22,6 +22,10 @@ class Checkpoints:
     def __init__(self, folder: Path, kept: int = 2) -> None:
         self.folder, self.kept = folder, kept
 
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are there, in their order."""
+        return [int(path.stem.removeprefix("step_")) for path in sorted(self.folder.glob("step_*.pt"))]
+
     def newest(self) -> Path | None:
         """The checkpoint of the latest step, or None."""
         return max(self.folder.glob("step_*.pt"), default=None)
@@ -74,8 +78,9 @@ class Checkpoints:
         """
         path = self.folder / f"step_{step:08d}.pt"
         if not path.is_file():
-            steps = [int(found.stem.removeprefix("step_")) for found in sorted(self.folder.glob("step_*.pt"))]
-            raise refuse("--checkpoint", step, f"a step of {self.folder}: {', '.join(map(str, steps)) or 'none'}")
+            raise refuse(
+                "--checkpoint", step, f"a step of {self.folder}: {', '.join(map(str, self.steps())) or 'none'}"
+            )
         with _legible(path):
             state = _read(path)
         part, prefix = ("ema", "module.") if "ema" in state else ("task", "model.")
