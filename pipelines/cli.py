@@ -109,7 +109,10 @@ def _train(command: Any, checked: Any, config: Path, output: Path | None, dry_ru
         return
     run = output or Path("runs") / config.resolve().parent.name / config.stem
     command(checked, run)
-    typer.echo(f"done: {run}")
+    from pipelines.processes import is_first
+
+    if is_first():
+        typer.echo(f"done: {run}")
 
 
 @app.command()
