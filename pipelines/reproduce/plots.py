@@ -109,13 +109,14 @@ def curves(results: Results, path: Path, *, scalars: Names) -> None:
 def progress(results: Results, path: Path, *, measures: Measures) -> None:
     """A panel for each data set and measure of test images, in it a line for each run, over its checkpoints.
 
-    Published figures, which are of the end of a training, are dashed across.
+    Published figures, which are of the end of a training, are dashed across where there is a line.
     """
     budget = results.table.budget.parse(results.budget)
 
     def draw(panel: Any, dataset: str, measure: str) -> None:
-        for i, row in enumerate(results.table.rows):
-            for j, curve in enumerate(results.over_training(dataset, row, measure)):
+        found = [results.over_training(dataset, row, measure) for row in results.table.rows]
+        for i, row in enumerate(results.table.rows if any(found) else ()):
+            for j, curve in enumerate(found[i]):
                 places, values = zip(*((share * budget.amount, value) for share, value in curve))
                 label = {"label": f"{row.name}, ours"} if j == 0 else {}
                 panel.plot(places, values, color=f"C{i}", marker="o", markersize=4, **label)

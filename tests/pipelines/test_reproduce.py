@@ -5,8 +5,10 @@ from functools import partial
 
 import pytest
 import yaml
+from matplotlib.axes import Axes
 
 from pipelines.reproduce.budget import Budget, stretch
+from pipelines.reproduce.plots import progress
 from pipelines.reproduce.results import Statistic, figure, gather
 from pipelines.reproduce.table import read_table
 from pipelines.reproduce.written import as_text
@@ -148,6 +150,15 @@ def test_progress_is_that_of_every_checkpoint(done):
     assert [share for share, _ in curve] == [0.5, 1.0]
     assert curve[0][1] == metrics(run, "_cvq_step_00000003")["PSNR"] != curve[1][1]
     assert curve[1][1] == metrics(run, "_cvq")["PSNR"]
+
+
+def test_progress_is_drawn_where_there_is_any(done, tmp_path, monkeypatch):
+    folder, _ = done
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text: titles.append(text))
+    results = gather(read_table(folder.parent / "toy.yaml"), folder, "6 steps", "")
+    progress(results, tmp_path / "table.png", measures=["PSNR"])
+    assert titles == ["small: PSNR ↑"]  # not elsewhere, of which there are published figures only
 
 
 def test_the_same_command_again_trains_nothing(done, reproduce, contents):
