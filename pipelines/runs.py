@@ -79,6 +79,13 @@ def load_start(config: Any, run: Path, part: str) -> Any:
     return load_model(config.start_from, part)
 
 
+def metrics_file(run: Path, protocol: str = "default", step: int | None = None) -> Path:
+    """Where figures of a run are: under a protocol, of its end or of the checkpoint of a step."""
+    how = "" if protocol == "default" else f"_{protocol}"
+    when = "" if step is None else f"_step_{step:08d}"
+    return run / f"metrics{how}{when}.json"
+
+
 def pipeline_folder(path: Path) -> Path:
     """The saved pipeline in a stage-two run folder, or `path` itself."""
     for folder in (path / "pipeline", path):

@@ -56,7 +56,8 @@ def evaluate_bounds(
     reference = data_reference(data, protocol.split, network, cache)
     check_image_size(reference, tokenizer.config.image_size)
     batches = list(_features(tokenizer, network, others, num_images, batch_size))
-    sides, real = (FeatureSet.of(Features(features=torch.cat(side))) for side in zip(*batches)), reference.feature_set()
+    sides = [FeatureSet.of(Features(features=torch.cat(side))) for side in zip(*batches)]
+    real = reference.feature_set()
     rows = [feature_metrics(real, side, network.rows) for side in sides]
     return {
         "protocol": protocol.name,

@@ -37,9 +37,9 @@ def evaluate_reconstruction(
 ) -> None:
     """L1, PSNR, SSIM, LPIPS, rFID, usage and perplexity."""
     from pipelines.processes import join_processes
-    from pipelines.runs import check_output_file, data_of, load_tokenizer, with_root
+    from pipelines.runs import check_output_file, data_of, load_tokenizer, metrics_file, with_root
 
-    output = output or tokenizer / _metrics_file(checkpoint)
+    output = output or metrics_file(tokenizer, step=checkpoint)
     check_output_file(output)
     join_processes()
     source, loaded = with_root(data_of(tokenizer), data), load_tokenizer(tokenizer, checkpoint)
@@ -85,11 +85,11 @@ def evaluate_generation(
 ) -> None:
     """FID, KID, IS, precision and recall of samples against real images; the same command goes on where it stopped."""
     from pipelines.processes import join_processes
-    from pipelines.runs import check_output, check_output_file, data_of, load_pipeline, with_root
+    from pipelines.runs import check_output, check_output_file, data_of, load_pipeline, metrics_file, with_root
     from twostage.metrics.generation_protocols import generation_protocol
 
     how = generation_protocol(protocol).changed(split=split, classes=_known_classes(classes))
-    output = output or pipeline / _metrics_file(checkpoint)
+    output = output or metrics_file(pipeline, step=checkpoint)
     for file in filter(None, (output, save_npz)):
         check_output_file(file)
     for folder in filter(None, (save_images, cache)):
@@ -173,10 +173,6 @@ def evaluate_likelihood(
     from pipelines.evaluation.likelihood import evaluate_likelihood as evaluate
 
     report(evaluate(loaded, codes), output)
-
-
-def _metrics_file(checkpoint: int | None) -> str:
-    return "metrics.json" if checkpoint is None else f"metrics_step_{checkpoint:08d}.json"
 
 
 def _known_classes(choice: str | None) -> str | None:

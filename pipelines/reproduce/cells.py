@@ -11,9 +11,9 @@ from pipelines.evaluation.reconstruction import reconstruction_row
 from pipelines.processes import is_first
 from pipelines.reproduce.budget import Budget
 from pipelines.reproduce.machine import machine
-from pipelines.reproduce.results import metrics_file, row_folder
+from pipelines.reproduce.results import row_folder
 from pipelines.reproduce.table import Row, Table
-from pipelines.runs import load_tokenizer
+from pipelines.runs import load_tokenizer, metrics_file
 from pipelines.sharing.card import CARD
 from pipelines.train import train_tokenizer
 from stage1_tokenizer.config import TokenizerConfig

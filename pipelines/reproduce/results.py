@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.reproduce.table import Row, Table
+from pipelines.runs import metrics_file
 from twostage.files import read_json
 
 TABLE = "table.json"
@@ -20,12 +21,6 @@ ANOTHER_NETWORK = "rFD-"
 def row_folder(output: Path, dataset: str, row: Row) -> Path:
     """Where the seeds of a row on a data set lie."""
     return output / dataset / row.slug
-
-
-def metrics_file(run: Path, protocol: str, step: int | None = None) -> Path:
-    """Where the figures of a run under a protocol are, those of its end or of a checkpoint."""
-    parts = ["metrics", *([] if protocol == "default" else [protocol]), *([] if step is None else [f"step_{step:08d}"])]
-    return run / f"{'_'.join(parts)}.json"
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ class Results:
 
     def over_training(self, dataset: str, row: Row, measure: str) -> list[list[tuple[float, float]]]:
         """For each run of a row the measure at its checkpoints, each with the share of the budget spent by then."""
-        pattern = metrics_file(Path(), self.table.protocol, 0).name.replace("0" * 8, "[0-9]" * 8)
+        pattern = f"{metrics_file(Path(), self.table.protocol).stem}_step_*.json"
         curves = []
         for run in self.runs.get((dataset, row.name), ()):
             files = {int(path.stem.rpartition("_")[2]): path for path in sorted(run.folder.glob(pattern))}
@@ -89,10 +84,8 @@ class Results:
     @cached_property
     def measures(self) -> list[str]:
         """The table's, and the distances of other networks than Inception, by their own names."""
-        rows = [row for runs in self.runs.values() for run in runs for row in run.metrics.values()]
-        others = {
-            key for row in rows for key in row if key.startswith(ANOTHER_NETWORK) and figure(row, key) is not None
-        }
+        named = {key for row in self.written for key in row if key.startswith(ANOTHER_NETWORK)}
+        others = {key for key in named if any(figure(row, key) is not None for row in self.written)}
         return [*self.table.measures, *sorted(others)]
 
     @cached_property

@@ -78,9 +78,8 @@ class Checkpoints:
         """
         path = self.folder / f"step_{step:08d}.pt"
         if not path.is_file():
-            raise refuse(
-                "--checkpoint", step, f"a step of {self.folder}: {', '.join(map(str, self.steps())) or 'none'}"
-            )
+            steps = ", ".join(map(str, self.steps())) or "none"
+            raise refuse("--checkpoint", step, f"a step of {self.folder}: {steps}")
         with _legible(path):
             state = _read(path)
         part, prefix = ("ema", "module.") if "ema" in state else ("task", "model.")
