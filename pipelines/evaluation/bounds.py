@@ -77,8 +77,7 @@ def _features(
     tokenizer: VQTokenizer, network: FeatureNetwork, images: ImageDataset, count: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Of images and of their reconstructions, [n, d] each, batch by batch."""
-    chosen = torch.linspace(0, len(images) - 1, count, dtype=torch.float64).round().long().tolist()
-    loader = DataLoader(Subset(images, chosen), batch_size, generator=torch.Generator())
+    loader = DataLoader(Subset(images, images.spread(count)), batch_size, generator=torch.Generator())
     for batch in tqdm(loader, desc="reconstructing", unit="batch", dynamic_ncols=True):
         codes = tokenizer.encode(batch["images"].to(tokenizer.device)).codes
         reconstructions = tokenizer.decode_codes(codes).clamp(-1, 1)

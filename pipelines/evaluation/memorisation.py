@@ -76,6 +76,5 @@ def _unseen(data: Mapping[str, Any], reference: Reference, network: FeatureNetwo
         dataset = DATASETS.build(data, split="test")
     except TwoStageError:
         return None
-    spread = torch.linspace(0, len(dataset) - 1, min(QUERIES, len(dataset))).round().long()
-    features = network.extract(Subset(dataset, spread.tolist())).features
+    features = network.extract(Subset(dataset, dataset.spread(QUERIES))).features
     return nearest_rows(features, reference.parts.stream("features"), 1).distances[:, 0]

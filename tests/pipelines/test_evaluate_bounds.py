@@ -28,7 +28,7 @@ def test_floor_and_limit_are_the_distances_of_unseen_images_and_their_reconstruc
 
     row = bounds("tokenizer", "--num-images", 9, "--batch-size", 4)[1]
     real, unseen = (DATASETS.build(data_of(chain / "tokenizer"), split=split) for split in ("train", "test"))
-    chosen = torch.stack([unseen[round(i)]["images"] for i in torch.linspace(0, len(unseen) - 1, 9).tolist()])
+    chosen = torch.stack([unseen[i]["images"] for i in unseen.spread(9)])
     tokenizer = load_tokenizer(chain / "tokenizer")
     with torch.no_grad():
         given = tokenizer.decode(tokenizer.encode(chosen).z_q).clamp(-1, 1)

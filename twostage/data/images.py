@@ -55,7 +55,7 @@ class ImageDataset(Dataset[ImageExample]):
 
     def spread(self, count: int) -> list[int]:
         """Indices of `count` images, or all, that stand for the others."""
-        return torch.linspace(0, len(self) - 1, min(count, len(self))).long().tolist()
+        return torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).long().tolist()
 
 
 @dataclass(frozen=True)
