@@ -137,6 +137,15 @@ class Answer:
     out: str
     err: str
 
+    def assert_refused(self, *words):
+        """One line that has every word; exit status 2, nothing done."""
+        assert self.status == 2, self
+        assert len(self.err.splitlines()) == 1, self.err
+        assert self.err.startswith("twostage: ")
+        for word in words:
+            assert str(word) in self.err
+        assert "done" not in self.out
+
 
 def call(*arguments):
     """Run `twostage ARGUMENTS` in this process."""
@@ -246,6 +255,15 @@ def chain(configs, command):
     for prior in ("ldm", "transformer"):
         do(f"evaluate {prior}", "evaluate", "generation", configs / prior, "--num-images", 12, *few[prior])
     return configs
+
+
+@pytest.fixture
+def untouched(tmp_path):
+    """Where nothing is, and nothing may be afterwards."""
+    untouched = tmp_path / "untouched"
+    yield untouched
+    assert not untouched.exists()
+    assert not list(tmp_path.glob(".untouched*"))
 
 
 @pytest.fixture

@@ -180,10 +180,7 @@ def codes(chain, tmp_path):
 def assert_codes_refused(command, chain, codes, tmp_path, *words):
     for stage in ("ldm", "transformer"):
         answer = retrain(command, chain, stage, tmp_path / "run", "--set", f"codes={codes}")
-        assert answer.status == 2
-        assert len(answer.err.splitlines()) == 1
-        for word in words:
-            assert word in answer.err
+        answer.assert_refused(*words)
         assert not (tmp_path / "run").exists()
 
 
@@ -216,9 +213,7 @@ def test_a_missing_shard_is_refused(chain, command, codes, tmp_path):
 
 def test_continuous_latents_that_were_not_kept_are_refused(chain, command, tmp_path):
     answer = retrain(command, chain, "ldm", tmp_path / "run", "--set", "latents=continuous")
-    assert answer.status == 2
-    assert "latents: 'continuous' is not allowed" in answer.err
-    assert "encoded without --latents" in answer.err
+    answer.assert_refused("latents: 'continuous' is not allowed", "encoded without --latents")
     assert not (tmp_path / "run").exists()
 
 

@@ -320,10 +320,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("options", "words"), MISTAKES)
 def test_mistakes_are_refused_before_anything_is_drawn(evaluate, drawn, options, words, tmp_path):
     answer, _ = evaluate("row", *options)
-    assert answer.status == 2
-    assert len(answer.err.splitlines()) == 1
-    for word in words:
-        assert word in answer.err
+    answer.assert_refused(*words)
     assert drawn.images == 0
     assert not (tmp_path / "row.json").exists()
 

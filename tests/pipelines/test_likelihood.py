@@ -52,8 +52,7 @@ def test_bits_of_the_test_images(save, codes, command, tokenizer, classes):
 
 def refused(command, folder, codes, words):
     answer = command("evaluate", "likelihood", folder, "--codes", codes)
-    assert answer.status == 2
-    assert words in answer.err
+    answer.assert_refused(words)
     assert not (folder / "likelihood.json").exists()
 
 

@@ -227,5 +227,4 @@ def test_a_kept_checkpoint_is_the_model_of_its_step(chain, prior):
 @pytest.mark.parametrize("words", [("sample",), ("evaluate", "generation")])
 def test_commands_know_checkpoints(chain, command, tmp_path, words):
     answer = command(*words, chain / "ldm", "--output", tmp_path / "there", "--checkpoint", 1)
-    assert answer.status == 2
-    assert "--checkpoint: 1 is not allowed" in answer.err
+    answer.assert_refused("--checkpoint: 1 is not allowed")

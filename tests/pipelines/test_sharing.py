@@ -195,8 +195,7 @@ def test_names_that_the_hub_would_not_have(command, copy, repo_id):
     run = copy("tokenizer")
     before = (run / "tokenizer" / CARD).read_text()
     answer = command("push", "--dry-run", "--", run, repo_id)
-    assert (answer.status, len(answer.err.splitlines())) == (2, 1), answer.err
-    assert f"REPO_ID: '{repo_id}' is not allowed; allowed: USER/NAME" in answer.err
+    answer.assert_refused(f"REPO_ID: '{repo_id}' is not allowed; allowed: USER/NAME")
     assert (run / "tokenizer" / CARD).read_text() == before
 
 

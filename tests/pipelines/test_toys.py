@@ -145,8 +145,5 @@ def test_bad_places_and_seeds_are_refused(command, tmp_path):
         (("--output", place), f"{place} is a file"),
         (("--output", tmp_path / "toys", "--seed", "-1"), "--seed: -1"),
     ):
-        answer = command("toys", *options)
-        assert answer.status == 2
-        assert len(answer.err.splitlines()) == 1
-        assert word in answer.err
+        command("toys", *options).assert_refused(word)
     assert not (tmp_path / "toys").exists()
