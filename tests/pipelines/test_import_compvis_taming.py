@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import released_ldm
 import torch
 import torch.nn.functional as F
 import yaml
@@ -17,26 +18,7 @@ from stage2_transformer import TransformerPrior
 GOLDENS = Path(__file__).parents[3] / "shared" / "goldens" / "compvis"
 GPT = {"vocab_size": 16, "block_size": 64, "n_layer": 2, "n_head": 2, "n_embd": 8}
 LABELS = {"target": "taming.modules.util.Labelator", "params": {"n_classes": 5}}
-FIRST_STAGE = {
-    "target": "taming.models.vqgan.VQModel",
-    "params": {
-        "embed_dim": 4,
-        "n_embed": 16,
-        "ddconfig": {
-            "ch": 32,
-            "ch_mult": [1, 2],
-            "num_res_blocks": 1,
-            "attn_resolutions": [],
-            "resolution": 16,
-            "in_channels": 3,
-            "out_ch": 3,
-            "z_channels": 4,
-            "double_z": False,
-            "dropout": 0.0,
-        },
-        "lossconfig": {"target": "taming.modules.losses.DummyLoss"},
-    },
-}
+FIRST_STAGE = {"target": "taming.models.vqgan.VQModel", "params": released_ldm.FIRST_STAGE["params"]}
 PARAMS = {
     "first_stage_key": "image",
     "cond_stage_key": "class_label",
