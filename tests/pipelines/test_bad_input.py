@@ -74,9 +74,8 @@ def test_mistakes_in_a_config(configs, command, untouched, stage, assignment, wo
 
 def test_a_dry_run_refuses_the_same(configs, command, untouched):
     mistake = ("--set", "training.steps=0", "--dry-run")
-    command("train", "tokenizer", configs.config("tokenizer"), "--output", untouched, *mistake).assert_refused(
-        "steps: 0"
-    )
+    answer = command("train", "tokenizer", configs.config("tokenizer"), "--output", untouched, *mistake)
+    answer.assert_refused("steps: 0")
 
 
 def test_a_missing_section(configs, command, untouched, tmp_path):

@@ -1,4 +1,4 @@
-"""Released latent diffusion models, small and with random weights: what comes out, and what is not."""
+"""Released latent diffusion models, small and with random weights: what comes of them."""
 
 import json
 from functools import partial
